@@ -1,0 +1,47 @@
+"""What the user may choose about one restoration. Every default is written here, once. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from oldphoto.errors import UsageError
+
+LargeMode = Literal["auto", "on", "off"]
+
+# From this many pixels on, `hr="auto"` takes the large-photo path (patch attention, 512-pixel faces).
+LARGE_PHOTO_PIXELS = 1_500_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices for one photo.
+
+    with_scratch: find scratches and repair them.
+    hr: the path for large photos: "auto" decides by size, "on" and "off" force it.
+    faces: find faces and enhance them.
+    face_size: side of the aligned face crop in pixels, 256 or 512; None takes 512 on the large-photo path, else 256.
+    scratch_threshold: probability in 0..1 from which a pixel counts as scratched (the reference's 0.4).
+    mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for the path.
+    """
+
+    with_scratch: bool = False
+    hr: LargeMode = "auto"
+    faces: bool = True
+    face_size: Literal[256, 512] | None = None
+    scratch_threshold: float = 0.4
+    mask_dilation: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.hr not in ("auto", "on", "off"):
+            raise UsageError(f"hr is {self.hr!r}", "use auto, on or off")
+        if self.face_size not in (None, 256, 512):
+            raise UsageError(f"face size is {self.face_size}", "use 256 or 512")
+        if not 0.0 < self.scratch_threshold < 1.0:
+            raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
+        if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
+            raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
+
+    def large(self, width: int, height: int) -> bool:
+        """Whether a photo of this size takes the large-photo path."""
+        return self.hr == "on" or (self.hr == "auto" and width * height >= LARGE_PHOTO_PIXELS)
