@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.published import PublishedNets
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -15,3 +17,9 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def published(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> PublishedNets:
+    """Full-width networks with the goldens' weights."""
+    return PublishedNets(shared, tmp_path_factory.mktemp("published"))

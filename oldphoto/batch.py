@@ -1,0 +1,428 @@
+"""Inputs -> planned outputs, every collision refused before any work -> restore each -> summary.
+
+Nothing here knows a network: `run` is given the function that restores one photo.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from oldphoto.errors import (
+    ExitCode,
+    FileAccessError,
+    NoInputError,
+    OldphotoError,
+    OutOfMemoryError,
+    RefusedOverwriteError,
+    UsageError,
+    WeightsCorruptError,
+    WeightsUnavailableError,
+)
+from oldphoto.image import (
+    DEFAULT_MAX_PIXELS,
+    PHOTO_SUFFIXES,
+    Photo,
+    output_format,
+    read_mask,
+    read_photo,
+    write_mask,
+    write_photo,
+)
+from oldphoto.options import Options
+
+if TYPE_CHECKING:
+    from oldphoto.pipeline import Restoration
+
+Existing = Literal["refuse", "skip", "overwrite"]
+RestoreOne = Callable[[Photo, NDArray[np.bool_] | None], "Restoration"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One photo to restore.
+
+    source, target: the file read and the file written.
+    mask: the user's own mask for it, if masks were given.
+    mask_target: where the mask in use is written, if that was asked for.
+    problem: why it cannot be done, known before work starts (no such file, no mask); it is reported, not restored.
+    """
+
+    source: Path
+    target: Path
+    mask: Path | None = None
+    mask_target: Path | None = None
+    problem: OldphotoError | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: `photos` in order, `skipped` ones whose output exists, and the count of files passed over.
+
+    single: the input was one file named in full, so that its error is the run's error.
+    """
+
+    photos: tuple[Planned, ...]
+    skipped: tuple[Planned, ...]
+    ignored: int
+    single: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo. `error` is None if it was restored and written.
+
+    size: (width, height) in pixels, None if it could not be read. seconds: wall time from reading to written.
+    """
+
+    planned: Planned
+    error: Exception | None = None
+    size: tuple[int, int] | None = None
+    faces: int = 0
+    seconds: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcomes so far, and whether Ctrl-C ended the run early."""
+
+    outcomes: tuple[Outcome, ...]
+    interrupted: bool
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """The photos that were not written."""
+        return tuple(outcome for outcome in self.outcomes if outcome.error is not None)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE, SOME_FAILED or INTERRUPTED; a single-file run reports its photo's own error instead."""
+        if self.interrupted:
+            return ExitCode.INTERRUPTED
+        return ExitCode.SOME_FAILED if self.failed else ExitCode.DONE
+
+
+def plan(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    recursive: bool = False,
+    existing: Existing = "refuse",
+    masks: Path | None = None,
+    save_masks: Path | None = None,
+) -> Plan:
+    """Pair every photo with the file it will become.
+
+    inputs: files, folders and glob patterns. A folder gives the photos directly in it, or with `recursive` its whole
+        tree, mirrored under the output; hidden files and files that are no photos are passed over.
+    output: a folder if it exists as one, ends with a separator, has no suffix, or there is more than a single file to
+        restore; else the file to write. Photos keep their names in it.
+    existing: what happens where an output exists: refuse the run, skip the photo, or overwrite the output.
+    masks: one mask file or a folder of them, paired with the photos by name (the part before the suffix). With
+        `recursive` the folder mirrors the photos' tree. A single mask for a single photo needs no matching name.
+    save_masks: folder for the masks used, as `<name before the suffix>.png`.
+
+    Raises NoInputError if nothing matched, RefusedOverwriteError if an output would overwrite an input, a file that
+    exists, or another output, UsageError if the output cannot be a file, FileAccessError if a folder cannot be read.
+    """
+    if masks is not None and not masks.exists():
+        raise FileAccessError(f"there is no mask {masks}", "give a mask file or a folder of masks with --mask")
+    out = Path(output)
+    apart = [path for path in (out, masks, save_masks) if path is not None]
+    found, ignored = _find(inputs, recursive, apart)
+    single = len(inputs) == 1 and not _is_pattern(inputs[0]) and not Path(inputs[0]).is_dir()
+    to_file = single and not _is_folder(output)
+    if to_file and out.suffix.lower() not in PHOTO_SUFFIXES:
+        raise UsageError(
+            f"cannot write a photo as {out.name}",
+            f"use one of {', '.join(sorted(PHOTO_SUFFIXES))}, or end the output with / to make it a folder",
+        )
+    if not to_file and out.exists() and not out.is_dir():
+        raise UsageError(f"the output {out} is a file, but there may be several photos", "give a folder with -o")
+
+    photos = []
+    for source, folder, problem in found:
+        mask = None
+        if masks is not None and problem is None:
+            mask, problem = _mask_for(source, folder, masks, alone=single)
+        photos.append(
+            Planned(
+                source=source,
+                target=out if to_file else out / folder / source.name,
+                mask=mask,
+                mask_target=None if save_masks is None else save_masks / folder / f"{source.stem}.png",
+                problem=problem,
+            )
+        )
+    _refuse_collisions(photos)
+    skipped: list[Planned] = []
+    if existing == "refuse":
+        _refuse_existing(photos)
+    elif existing == "skip":
+        skipped = [photo for photo in photos if photo.problem is None and os.path.lexists(photo.target)]
+        photos = [photo for photo in photos if photo.problem is not None or not os.path.lexists(photo.target)]
+    return Plan(tuple(photos), tuple(skipped), ignored, single)
+
+
+def run(
+    photos: Sequence[Planned],
+    load: Callable[[], RestoreOne],
+    *,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    on_start: Callable[[Planned], None] = lambda planned: None,
+    on_done: Callable[[Outcome], None] = lambda outcome: None,
+) -> Summary:
+    """Restore the photos one after the other; a photo that fails is recorded and the next one is taken.
+
+    load: gives the function that restores one photo. It is called once, and only if there is a photo to try, so that
+        a run with nothing to do fetches and loads no weights. Its errors end the run.
+    max_pixels: as in read_photo.
+    Ctrl-C ends the run between two whole files. Weights that are missing or damaged end it with their error, since no
+    other photo could do better.
+    """
+    outcomes: list[Outcome] = []
+    restore: RestoreOne | None = None
+    try:
+        for planned in photos:
+            if planned.problem is not None:
+                outcome = Outcome(planned, error=planned.problem)
+            else:
+                restore = restore or load()
+                on_start(planned)
+                outcome = _restore_file(planned, restore, max_pixels)
+            outcomes.append(outcome)
+            on_done(outcome)
+    except KeyboardInterrupt:
+        return Summary(tuple(outcomes), interrupted=True)
+    return Summary(tuple(outcomes), interrupted=False)
+
+
+def large_or_not(photos: Sequence[Planned], options: Options) -> set[bool]:
+    """Whether some of these photos take the large-photo path, and whether some do not. Reads headers alone."""
+    if options.hr != "auto":
+        return {options.hr == "on"}
+    kinds: set[bool] = set()
+    for photo in photos:
+        size = _size(photo.source)
+        if size is not None:
+            kinds.add(options.large(*size))
+        elif photo.source.suffix.lower() in (".tif", ".tiff"):
+            kinds = {False, True}  # some archival TIFFs are read by other means than Pillow: be ready for either
+        if len(kinds) == 2:
+            break
+    return kinds or {False}
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """(width, height) from a file's header; None where Pillow cannot tell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as picture:
+                return picture.size
+        except Image.DecompressionBombError:
+            return (Image.MAX_IMAGE_PIXELS or 1) * 2, 1
+        except Exception:
+            return None  # a bad file has its error told when it is read
+
+
+def _restore_file(planned: Planned, restore: RestoreOne, max_pixels: int | None) -> Outcome:
+    started = time.perf_counter()
+    size = None
+    try:
+        photo = read_photo(planned.source, max_pixels=max_pixels)
+        size = (photo.width, photo.height)
+        mask = None if planned.mask is None else read_mask(planned.mask, size)
+        # No minutes of work for what cannot be written in the end.
+        output_format(photo, planned.target)
+        for target in (planned.target, planned.mask_target):
+            if target is not None:
+                _make_folder(target.parent)
+        result = restore(photo, mask)
+        # The mask goes first: where the photo exists, all that belongs to it does.
+        if planned.mask_target is not None and result.mask is not None:
+            write_mask(result.mask, planned.mask_target)
+        write_photo(result.photo, planned.target)
+    except (WeightsUnavailableError, WeightsCorruptError):
+        raise
+    except Exception as error:
+        # Even a bug costs one photo, not the rest of a long run; the caller shows it.
+        cause = out_of_memory(error, size) or error
+        return Outcome(planned, error=cause, size=size, seconds=time.perf_counter() - started)
+    return Outcome(
+        planned,
+        size=size,
+        faces=len(result.faces),
+        seconds=time.perf_counter() - started,
+        stages=dict(result.seconds.items()),
+        warnings=tuple(result.warnings),
+    )
+
+
+def out_of_memory(error: BaseException, size: tuple[int, int] | None = None) -> OutOfMemoryError | None:
+    """The error as OutOfMemoryError if it says that memory ran out, else None. size: the photo's (width, height)."""
+    # By name and text, since torch must not be imported here: the CPU allocator raises a plain RuntimeError.
+    text = str(error).lower()
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, OldphotoError) or not (known or "can't allocate memory" in text or "out of memory" in text):
+        return None
+    photo = "" if size is None else f" for this photo of {size[0]} x {size[1]} pixels"
+    return OutOfMemoryError(
+        f"out of memory{photo}", "try --no-hr or --no-faces, --device cpu if it ran on a GPU, or a smaller scan"
+    )
+
+
+def _find(
+    inputs: Sequence[str], recursive: bool, apart: Sequence[Path]
+) -> tuple[list[tuple[Path, Path, OldphotoError | None]], int]:
+    """(photo, its folder below the input, problem) in order, each file once; and the count of files passed over.
+
+    apart: outputs and masks; folders among them that lie inside an input folder are not searched.
+    """
+    found: dict[str, tuple[Path, Path, OldphotoError | None]] = {}
+    ignored = 0
+    for text in inputs:
+        path = Path(text)
+        pattern = _is_pattern(text)
+        # Not Path.glob: the pattern may be absolute, and hidden files are to be left out.
+        candidates = sorted(map(Path, glob.glob(text, recursive=True))) if pattern else [path]  # noqa: PTH207
+        for candidate in candidates:
+            if candidate.is_dir():
+                if pattern and not recursive:
+                    continue
+                matches = [(file, file.parent.relative_to(candidate)) for file in _walk(candidate, recursive, apart)]
+                photos = [(file, folder) for file, folder in matches if _is_photo(file)]
+                ignored += len(matches) - len(photos)
+            elif pattern and not _is_photo(candidate):
+                ignored += 1
+                photos = []
+            else:
+                photos = [(candidate, Path())]
+            for file, folder in photos:
+                missing = FileAccessError(f"there is no file {file}", "check the name")
+                problem = None if os.path.lexists(file) else missing
+                found.setdefault(os.path.abspath(file), (file, folder, problem))  # noqa: PTH100 - a symlink stays itself
+    if all(problem is not None for _, _, problem in found.values()):
+        nothing = f"no photo in {', '.join(inputs)}" if not found else f"there is no file {', '.join(inputs)}"
+        raise NoInputError(nothing, "check the names; folders inside a folder are searched with --recursive")
+    return list(found.values()), ignored
+
+
+def _walk(folder: Path, recursive: bool, apart: Sequence[Path]) -> Iterator[Path]:
+    """The files of a folder, or of its tree, sorted; hidden folders and the folders of `apart` are left out."""
+    own = {path.resolve() for path in apart} - {folder.resolve()}
+
+    def refuse(error: OSError) -> None:
+        raise FileAccessError(f"cannot read the folder {error.filename}: {error.strerror}", "check its permissions")
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        kept = [name for name in folders if recursive and not name.startswith(".")]
+        folders[:] = sorted(name for name in kept if (Path(root) / name).resolve() not in own)
+        yield from (Path(root) / name for name in sorted(files))
+
+
+def _is_photo(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix.lower() in PHOTO_SUFFIXES
+
+
+def _is_pattern(text: str) -> bool:
+    # A file whose own name holds a bracket is a file: what exists is never a pattern.
+    return glob.has_magic(text) and not os.path.lexists(text)
+
+
+def _is_folder(output: str) -> bool:
+    return output.endswith(("/", os.sep)) or Path(output).is_dir() or not Path(output).suffix
+
+
+def _mask_for(source: Path, folder: Path, masks: Path, *, alone: bool) -> tuple[Path | None, OldphotoError | None]:
+    """The mask that belongs to a photo, or the reason why there is none."""
+    if masks.is_dir():
+        place = masks / folder
+        candidates = [path for path in sorted(place.iterdir()) if _is_photo(path)] if place.is_dir() else []
+    else:
+        candidates = [masks]
+        if alone:
+            return masks, None
+    # The whole name first, so that a.jpg and a.png can each have a mask of their own format.
+    for matches in (
+        [path for path in candidates if path.name == source.name],
+        [path for path in candidates if path.stem == source.stem],
+    ):
+        if len(matches) == 1:
+            return matches[0], None
+        if matches:
+            names = " and ".join(path.name for path in matches)
+            return None, UsageError(f"{names} are both masks for {source.name}", "keep one of them in the mask folder")
+    return None, FileAccessError(
+        f"there is no mask for {source.name} in {masks}", f"name it {source.stem}.png, or leave the photo out"
+    )
+
+
+def _same_name(path: Path) -> str:
+    """What two outputs share if some file system would keep them in one file (case, composed characters)."""
+    return unicodedata.normalize("NFC", os.path.abspath(path)).casefold()  # noqa: PTH100 - the file need not exist
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _refuse_collisions(photos: Sequence[Planned]) -> None:
+    """Raise if an output is an input (by any path, link or spelling) or two outputs are one file."""
+    inputs = {}
+    for photo in photos:
+        for path in (photo.source, photo.mask):
+            if path is not None and (identity := _identity(path)) is not None:
+                inputs[identity] = path
+    taken: dict[str, Planned] = {}
+    for photo in photos:
+        for target in (photo.target, photo.mask_target):
+            if target is None:
+                continue
+            identity = _identity(target)
+            if identity is not None and identity in inputs:
+                raise RefusedOverwriteError(
+                    f"{target} is an input ({inputs[identity]}), and inputs are never overwritten",
+                    "choose another output folder",
+                )
+            name = _same_name(target)
+            if name in taken:
+                raise RefusedOverwriteError(
+                    f"{taken[name].source} and {photo.source} would both become {target}",
+                    "restore them in two runs with different output folders, or keep folders apart with --recursive",
+                )
+            taken[name] = photo
+
+
+def _refuse_existing(photos: Sequence[Planned]) -> None:
+    targets = [target for photo in photos for target in (photo.target, photo.mask_target) if target is not None]
+    there = [target for target in targets if os.path.lexists(target)]
+    if there:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise RefusedOverwriteError(f"{there[0]} exists{more}", "use --skip-existing, --overwrite or another output")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileAccessError(f"cannot make the folder {folder}: {error.strerror}", "check the output path") from error
+    if not os.access(folder, os.W_OK):
+        raise FileAccessError(f"cannot write in the folder {folder}", "check its permissions")

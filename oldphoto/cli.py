@@ -1,0 +1,667 @@
+"""The command line: parse, call one function, print, exit code. The only file that prints.
+
+Results go to stdout, everything else to stderr. Heavy modules are imported inside the commands: `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import traceback
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+from typer.core import TyperGroup
+
+from oldphoto import __version__
+from oldphoto.errors import (
+    ExitCode,
+    NoInputError,
+    OldphotoError,
+    UsageError,
+    WeightsCorruptError,
+    WeightsUnavailableError,
+)
+from oldphoto.options import Options
+
+if TYPE_CHECKING:
+    from oldphoto.batch import Outcome, Plan, Planned, RestoreOne, Summary
+    from oldphoto.weights import Copy, ModelSet, WeightFile
+    from oldphoto.weights import Model as ModelName
+
+
+class Model(StrEnum):
+    """Which weights: published where they can be had else compact, or one of them strictly."""
+
+    AUTO = "auto"
+    PUBLISHED = "published"
+    COMPACT = "compact"
+
+
+class Precision(StrEnum):
+    """Number format of the networks."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class FaceSize(StrEnum):
+    """Side of the aligned face crop in pixels."""
+
+    SMALL = "256"
+    LARGE = "512"
+
+
+FACE_SIZES: dict[FaceSize, Literal[256, 512]] = {FaceSize.SMALL: 256, FaceSize.LARGE: 512}
+
+
+def shown(value: object) -> str:
+    """A path or name for one line of text: control characters and undecodable bytes become escapes."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(value)
+    )
+
+
+def stderr() -> Console:
+    """The console for everything that is not a result."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_error(error: BaseException, console: Console, about: str = "") -> None:
+    """One red line, and the advice below it if the error has some."""
+    known = isinstance(error, OldphotoError)
+    text = shown(error) if known else f"unexpected {type(error).__name__}: {shown(error)}"
+    console.print(Text(f"error: {about}{text}", style="red"))
+    if isinstance(error, OldphotoError) and error.advice:
+        console.print(Text(f"       {shown(error.advice)}"))
+
+
+class Group(TyperGroup):
+    """Turns the error tree, Ctrl-C and memory errors of any command into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; anything but a known failure goes on as a traceback, which is exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except OldphotoError as error:
+            print_error(error, stderr())
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            stderr().print("interrupted")
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+        except (typer.Exit, typer.Abort):  # both are RuntimeErrors
+            raise
+        except (MemoryError, RuntimeError) as error:
+            from oldphoto.batch import out_of_memory
+
+            if (known := out_of_memory(error)) is None:
+                raise
+            print_error(known, stderr())
+            raise typer.Exit(known.exit_code) from error
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Restore old photographs: scratches, fading, blur, noise and faces.",
+    epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 no input, 4 some photos failed, 5 file access, "
+    "6 refused to overwrite, 7 weights unavailable, 8 weights corrupt, 9 out of memory, 10 bad image, 130 interrupted.",
+)
+
+
+def main() -> None:
+    """The entry point of the `oldphoto` command."""
+    app(prog_name="oldphoto")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"oldphoto {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+# ---- what a run of `restore` says ----
+
+
+class Report:
+    """Says on stderr how a run goes, and gives its results on stdout if JSON is wanted.
+
+    On a terminal one bar runs for the whole batch; elsewhere each photo gets a plain line.
+    """
+
+    def __init__(self, plan: Plan, *, quiet: bool, verbose: bool, as_json: bool) -> None:
+        self.plan = plan
+        self.quiet = quiet
+        self.verbose = verbose
+        self.as_json = as_json
+        self.console = stderr()
+        self.lines = verbose or not (quiet or self.console.is_terminal)
+        self.done = 0
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("photos", total=len(plan.photos))
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """One line on stderr, unless quiet."""
+        if not self.quiet:
+            self.console.print(Text(shown(text)))
+
+    def planned(self) -> None:
+        """What the plan leaves out."""
+        if self.verbose and self.plan.ignored:
+            self.say(f"passed over {self.plan.ignored} hidden files and files that are no photos")
+        for photo in self.plan.skipped:
+            if self.verbose:
+                self.say(f"{photo.target} exists, skipped")
+            self._result("skipped", photo)
+
+    def dry_run(self) -> ExitCode:
+        """Each photo and what it would become, on stdout; the exit code says if something is known to fail."""
+        for photo in self.plan.photos:
+            if photo.problem is not None:
+                self._failure(photo, photo.problem)
+                self._result("failed", photo, error=_error_facts(photo.problem))
+            elif self.as_json:
+                self._result("planned", photo)
+            else:
+                typer.echo(f"{shown(photo.source)} -> {shown(photo.target)}")
+        failed = [photo.problem for photo in self.plan.photos if photo.problem is not None]
+        if not failed:
+            return ExitCode.DONE
+        return failed[0].exit_code if self.plan.single else ExitCode.SOME_FAILED
+
+    def photo_started(self, photo: Planned) -> None:
+        """Name the photo in work on the bar, which appears with the first one: before it, weights may have theirs."""
+        self.progress.start()
+        self.progress.update(self.task, description=shown(photo.source.name))
+
+    def photo_done(self, outcome: Outcome) -> None:
+        """A photo is restored and written, or has failed."""
+        self.done += 1
+        self.progress.advance(self.task)
+        photo = outcome.planned
+        for warning in outcome.warnings:
+            self.say(f"{photo.source}: {warning}")
+        if outcome.error is not None:
+            self._failure(photo, outcome.error)
+            if self.verbose and not isinstance(outcome.error, OldphotoError):
+                self.console.print(Text("".join(traceback.format_exception(outcome.error))))
+            self._result("failed", photo, error=_error_facts(outcome.error))
+            return
+        if self.lines:
+            line = f"[{self.done}/{len(self.plan.photos)}] {photo.source} -> {photo.target} ({outcome.seconds:.1f} s)"
+            if self.verbose and outcome.size is not None:
+                stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome.stages.items())
+                line += f", {outcome.size[0]} x {outcome.size[1]} pixels, {outcome.faces} faces, {stages}"
+            self.say(line)
+        self._result(
+            "restored",
+            photo,
+            width=outcome.size and outcome.size[0],
+            height=outcome.size and outcome.size[1],
+            faces=outcome.faces,
+            seconds=round(outcome.seconds, 3),
+            stages={name: round(seconds, 3) for name, seconds in outcome.stages.items()},
+            warnings=list(outcome.warnings),
+        )
+
+    def end(self, summary: Summary) -> ExitCode:
+        """The closing line, and the exit code: a single photo's own error, or that of the batch."""
+        if self.plan.single and summary.failed and not summary.interrupted:
+            error = summary.failed[0].error
+            if isinstance(error, OldphotoError):
+                return error.exit_code
+            if error is not None:
+                raise error
+        restored = len(summary.outcomes) - len(summary.failed)
+        parts = [f"{restored} restored"]
+        if summary.failed:
+            parts.append(f"{len(summary.failed)} failed")
+        if self.plan.skipped:
+            parts.append(f"{len(self.plan.skipped)} skipped")
+        if summary.interrupted:
+            parts.append(f"interrupted with {len(self.plan.photos) - len(summary.outcomes)} to go")
+        self.say(", ".join(parts))
+        return summary.exit_code
+
+    def _failure(self, photo: Planned, error: Exception) -> None:
+        named = photo.source.name in str(error)
+        print_error(error, self.console, "" if named else f"{shown(photo.source)}: ")
+
+    def _result(self, status: str, photo: Planned, **facts: Any) -> None:
+        if self.as_json:
+            paths = {"mask": photo.mask, "saved_mask": photo.mask_target}
+            print_json(
+                {"status": status, "source": str(photo.source), "target": str(photo.target)}
+                | {name: str(path) for name, path in paths.items() if path is not None}
+                | facts
+            )
+
+
+def _error_facts(error: Exception) -> dict[str, Any]:
+    return {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "advice": error.advice if isinstance(error, OldphotoError) else "",
+        "exit_code": int(error.exit_code if isinstance(error, OldphotoError) else ExitCode.BUG),
+    }
+
+
+def print_json(value: dict[str, Any] | list[Any]) -> None:
+    """One line of JSON on stdout; ASCII, so that any file name survives any locale."""
+    typer.echo(json.dumps(value))
+
+
+# ---- restore ----
+
+
+@app.command()
+def restore(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT", help="Photos, folders and glob patterns.", show_default=False)
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A folder, in which photos keep their names; or for a single photo, the file to write.",
+        ),
+    ] = "restored",
+    with_scratch: Annotated[bool, typer.Option("--with-scratch", help="Find scratches and repair them.")] = False,
+    hr: Annotated[
+        bool | None,
+        typer.Option(
+            "--hr/--no-hr", help="The path for large photos; by default the size decides.", show_default=False
+        ),
+    ] = None,
+    faces: Annotated[bool, typer.Option("--faces/--no-faces", help="Find faces and enhance them.")] = Options.faces,
+    face_size: Annotated[
+        FaceSize | None,
+        typer.Option(
+            help="Side of a face crop in pixels; by default 512 for large photos, else 256.", show_default=False
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own mask, or a folder of masks paired by name; white is repaired. Instead of finding scratches.",
+            show_default=False,
+        ),
+    ] = None,
+    save_mask: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write the masks into this folder.", show_default=False)
+    ] = None,
+    scratch_threshold: Annotated[
+        float, typer.Option(help="Probability from which a pixel counts as scratched.")
+    ] = Options.scratch_threshold,
+    mask_dilation: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels by which a mask grows on each side; by default what suits the model.", show_default=False
+        ),
+    ] = Options.mask_dilation,
+    model: Annotated[
+        Model, typer.Option(help="Weights: published ones are fetched once, compact ones come with the package.")
+    ] = Model.AUTO,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Number format of the networks.")] = Precision.FP32,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders within folders.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave outputs that exist alone.")] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Refuse photos with more pixels; 0 is no limit. By default 500 million.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line per photo with sizes and times.")] = False,
+) -> None:
+    """Restore photos. Inputs are never changed; each output has its input's size and format."""
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing contradict each other", "give one of them")
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose contradict each other", "give one of them")
+    if save_mask is not None and not (with_scratch or mask):
+        raise UsageError("--save-mask has no mask to save", "add --with-scratch or --mask")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+        raise UsageError(f"there is no device {device!r}", "use auto, cpu, cuda, cuda:N or mps")
+    options = Options(
+        with_scratch=with_scratch,
+        hr="auto" if hr is None else "on" if hr else "off",
+        faces=faces,
+        face_size=FACE_SIZES[face_size] if face_size else None,
+        scratch_threshold=scratch_threshold,
+        mask_dilation=mask_dilation,
+    )
+    from oldphoto import batch
+    from oldphoto.image import DEFAULT_MAX_PIXELS
+
+    limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
+    plan = batch.plan(
+        inputs,
+        output,
+        recursive=recursive,
+        existing="overwrite" if overwrite else "skip" if skip_existing else "refuse",
+        masks=mask,
+        save_masks=save_mask,
+    )
+    report = Report(plan, quiet=quiet, verbose=verbose, as_json=as_json)
+    report.planned()
+    if dry_run:
+        raise typer.Exit(report.dry_run())
+
+    def load() -> RestoreOne:
+        return load_models(plan, options, model.value, device, precision.value, offline=offline, report=report)
+
+    with report:
+        summary = batch.run(
+            plan.photos, load, max_pixels=limit, on_start=report.photo_started, on_done=report.photo_done
+        )
+    raise typer.Exit(report.end(summary))
+
+
+def load_models(
+    plan: Plan, options: Options, model: str, device: str, precision: str, *, offline: bool, report: Report
+) -> RestoreOne:
+    """Have the weights this plan needs and no others, load them once, and give what restores one photo."""
+    from oldphoto import batch, weights
+    from oldphoto.pipeline import Models
+    from oldphoto.pipeline import restore as restore_photo
+
+    masks = any(photo.mask is not None for photo in plan.photos)
+
+    def nets(name: ModelSet) -> list[str]:
+        # Photos of both kinds may need the nets of both paths; a dict keeps the order.
+        kinds = batch.large_or_not(plan.photos, options)
+        return list(dict.fromkeys(net for large in kinds for net in weights.needed_nets(name, options, large, masks)))
+
+    with Downloads(report.console, quiet=report.quiet) as downloads:
+        weight_set = weights.resolve(cast("ModelName", model), nets, offline=offline, progress=downloads.report)
+    if weight_set.note is not None:
+        report.say(weight_set.note)
+    models = Models.load(weight_set, device, precision)
+    return lambda photo, mask: restore_photo(photo, models, options, mask)
+
+
+class Downloads:
+    """One bar per file that is fetched: name, bytes, rate, time left; off a terminal, one line per file."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self.console = console
+        self.lines = not quiet and not console.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Downloads:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def report(self, file: WeightFile, done: int, total: int | None) -> None:
+        """`done` of `total` bytes of a file are here; `total` is None where nobody knows."""
+        if file.path not in self.tasks:
+            self.progress.start()
+            self.tasks[file.path] = self.progress.add_task(file.net, total=total)
+            if self.lines:
+                self.console.print(Text(f"fetching {file.path}{'' if total is None else f' ({megabytes(total)})'}"))
+        self.progress.update(self.tasks[file.path], completed=done, total=total)
+
+
+def megabytes(count: int | None) -> str:
+    """A number of bytes for people; a question mark where nobody knows."""
+    return "? MB" if count is None else f"{count / 1e6:.1f} MB"
+
+
+# ---- weights ----
+
+weights_app = typer.Typer(no_args_is_help=True, help="See, fetch, check, import and remove weight files.")
+app.add_typer(weights_app, name="weights")
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+class WeightChoice(StrEnum):
+    """One set of weights, or both."""
+
+    PUBLISHED = "published"
+    COMPACT = "compact"
+    ALL = "all"
+
+
+class Mode(StrEnum):
+    """What `restore` is to be run with: plain, `--with-scratch`, large photos, or any of them."""
+
+    PLAIN = "plain"
+    SCRATCH = "scratch"
+    LARGE = "large"
+    ALL = "all"
+
+
+Choice = Annotated[WeightChoice, typer.Option("--set", help="Which weights.")]
+
+
+def choose(choice: WeightChoice) -> list[WeightFile]:
+    """The files of weights.lock that are in the set chosen."""
+    from oldphoto.weights import read_lock
+
+    return [file for file in read_lock() if choice in (WeightChoice.ALL, file.set)]
+
+
+def weight_facts(file: WeightFile, copy: Copy | None) -> dict[str, Any]:
+    """What weights.lock says of a file, and what lies on this machine, for JSON and for a table."""
+    state = "absent" if copy is None else "verified" if copy.right else "wrong"
+    local = {} if copy is None else {"local": str(copy.path), "place": copy.place, "found": copy.found}
+    return asdict(file) | {"sources": [source.name for source in file.sources], "state": state} | local
+
+
+@weights_app.command("list")
+def list_weights(choice: Choice = WeightChoice.ALL, as_json: AsJson = False) -> None:
+    """Every weight file: set, size, whether it is here, and its licence."""
+    from oldphoto import weights
+    from oldphoto.doctor import LANDMARKS_LICENCE
+
+    rows = [weight_facts(file, next(iter(weights.copies_of(file)), None)) for file in choose(choice)]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        size = megabytes(row["bytes"])
+        typer.echo(f"{row['set']:9}  {row['net']:24}  {size:>9}  {row['state']:8}  licence: {row['licence']}")
+    typer.echo(LANDMARKS_LICENCE)
+
+
+@weights_app.command()
+def download(
+    choice: Choice = WeightChoice.PUBLISHED,
+    mode: Annotated[Mode, typer.Option(help="Only what `restore` needs in this mode.")] = Mode.ALL,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch weights now, verify them, and keep them for later runs without a network."""
+    from oldphoto import weights
+
+    cases = {
+        Mode.PLAIN: [(Options(), False)],
+        Mode.SCRATCH: [(Options(with_scratch=True), False)],
+        Mode.LARGE: [(Options(), True), (Options(with_scratch=True), True)],
+    }
+    wanted = cases.get(mode) or [case for each in cases.values() for case in each]
+    rows = []
+    with Downloads(stderr(), quiet=False) as downloads:
+        for file in choose(choice):
+            if any(file.net in weights.needed_nets(file.set, options, large) for options, large in wanted):
+                path = weights.obtain(file, progress=downloads.report)
+                rows.append({"set": file.set, "net": file.net, "local": str(path)})
+                if not as_json:
+                    typer.echo(f"{file.net:24}  {shown(path)}")
+    if as_json:
+        print_json(rows)
+
+
+@weights_app.command()
+def verify(choice: Choice = WeightChoice.ALL, as_json: AsJson = False) -> None:
+    """Hash every weight file on this machine again and say which are wrong; exit code 8 if any is."""
+    from oldphoto import weights
+
+    found = weights.verify(choose(choice))
+    rows = [weight_facts(file, copy) for file, copies in found.items() for copy in copies or (None,)]
+    if as_json:
+        print_json(rows)
+    for row in rows:
+        if not as_json:
+            typer.echo(f"{row['state']:8}  {row['set']:9}  {row['net']:24}  {shown(row.get('local', ''))}".rstrip())
+        if row["state"] == "wrong":
+            wrong = f"{row['local']} is wrong: sha256 {row['found']}, weights.lock says {row['sha256']}"
+            print_error(WeightsCorruptError(wrong, "oldphoto weights remove deletes what was fetched"), stderr())
+    if any(row["state"] == "wrong" for row in rows):
+        raise typer.Exit(ExitCode.WEIGHTS_CORRUPT)
+
+
+@weights_app.command("path")
+def show_path(
+    net: Annotated[str | None, typer.Argument(help="A net of `weights list`.", show_default=False)] = None,
+    choice: Choice = WeightChoice.ALL,
+    as_json: AsJson = False,
+) -> None:
+    """The folders in which weights are kept, or the path of one net's verified file."""
+    from oldphoto import weights
+    from oldphoto.doctor import folders
+
+    if net is None:
+        if as_json:
+            print_json(folders())
+        else:
+            for name, folder in folders().items():
+                typer.echo(f"{name:9}  {shown(folder)}")
+        return
+    files = [file for file in choose(choice) if file.net == net]
+    if not files:
+        raise UsageError(f"there is no net {net!r} in this set", "see oldphoto weights list")
+    found = {file.set: path for file in files if (path := weights.cached(file)) is not None}
+    if not found:
+        raise WeightsUnavailableError(f"{net} is not on this machine", "run `oldphoto weights download`")
+    if as_json:
+        print_json([{"set": name, "net": net, "local": str(path)} for name, path in found.items()])
+    else:
+        for path in found.values():
+            typer.echo(shown(path))
+
+
+@weights_app.command("import")
+def import_weights(
+    path: Annotated[Path, typer.Argument(help="A folder or zip of the published files, in their own layout.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring published weights to a machine without a network; each file is verified before it is taken."""
+    from oldphoto import weights
+
+    with Downloads(stderr(), quiet=as_json) as downloads:
+        rows = weights.import_archive(path, progress=downloads.report)
+    if as_json:
+        print_json(
+            [
+                {"member": row.member, "outcome": row.outcome, "net": row.file and row.file.net, "detail": row.detail}
+                for row in rows
+            ]
+        )
+    for row in rows:
+        if not as_json and row.outcome != "unknown":
+            typer.echo(f"{row.outcome:8}  {shown(row.member)}  {shown(row.detail)}".rstrip())
+    if any(row.outcome in ("wrong", "refused") for row in rows):
+        raise typer.Exit(ExitCode.WEIGHTS_CORRUPT)
+    if not any(row.outcome in ("imported", "present") for row in rows):
+        raise NoInputError(f"{path} holds none of the published files", "see the paths in oldphoto weights list --json")
+
+
+@weights_app.command()
+def remove(
+    nets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NET", help="By default every net of the set.", show_default=False),
+    ] = None,
+    choice: Choice = WeightChoice.PUBLISHED,
+    as_json: AsJson = False,
+) -> None:
+    """Delete weights that were fetched, imported or converted; never those of the package or of OLDPHOTO_WEIGHTS."""
+    from oldphoto import weights
+
+    files = choose(choice)
+    if unknown := set(nets or []) - {file.net for file in files}:
+        raise UsageError(f"there is no net {', '.join(sorted(unknown))} in this set", "see oldphoto weights list")
+    rows = weights.remove(file for file in files if not nets or file.net in nets)
+    if as_json:
+        print_json([{"net": row.file.net, "path": str(row.path), "bytes": row.bytes} for row in rows])
+        return
+    for row in rows:
+        typer.echo(f"removed  {shown(row.path)}  {megabytes(row.bytes)}")
+    typer.echo(f"{len(rows)} files, {megabytes(sum(row.bytes for row in rows))}")
+
+
+# ---- doctor ----
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What is installed here, on what it can run, which weights are present, and what their licences forbid."""
+    from oldphoto.doctor import diagnose
+
+    facts = diagnose()
+    if as_json:
+        print_json(facts)
+        return
+    for title, rows in facts.items():
+        typer.echo(f"{title}:")
+        for name, value in rows.items() if isinstance(rows, dict) else ((None, row) for row in rows):
+            typer.echo(f"  {shown(value)}" if name is None else f"  {name:34}  {shown(value)}")

@@ -1,0 +1,310 @@
+"""Find the faces of a photo, cut each out upright and aligned, and enhance the crops.
+
+Geometry is in (x, y) pixels with (0, 0) the centre of the first pixel. Matrices are (3, 3) float64 and say which way
+they map. Source of the alignment: Wan et al., TPAMI 2022 (five points, a fixed template, a least-squares similarity).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import dlib
+import numpy as np
+import numpy.typing as npt
+
+from oldphoto.errors import WeightsCorruptError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Pixels = npt.NDArray[np.uint8]
+Matrix = npt.NDArray[np.float64]
+Points = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
+
+# Where the five points lie in a crop of 512 x 512 before it is spread by CLOSENESS about (256, 256): eyes, nose tip,
+# mouth corners, picture-left first.
+TEMPLATE_512 = np.array([[196.0, 226.0], [316.0, 226.0], [256.0, 286.0], [220.0, 360.4], [292.0, 360.4]])
+CLOSENESS = 1.3
+
+# dlib's frontal detector looks through a window of 80 pixels. Larger photos are searched on a copy of this longest
+# side, which bounds the cost (0.4 s at 3 megapixels) and still finds faces of 1/25 of the photo's longest side.
+SEARCH_SIDE = 2000
+# A face lying askew is looked for only where none was found upright; it must be surer, since every further attempt is
+# one more chance of mistaking cloth or leaves for a face.
+UPRIGHT_SCORE = 0.0
+TURNED_SCORE = 0.3
+TURNS = ((30, -30), (90, -90, 180))
+
+# Landmarks are read from a copy of the face in which the detector's box has this side, so that the model always sees
+# the same scale, and averaged over boxes moved a little: the model answers in whole pixels, their mean is finer.
+LANDMARK_BOX = 160
+LANDMARK_MARGIN = 0.6
+LANDMARK_SHIFTS = ((0.0, 0.0), (-0.04, 0.0), (0.04, 0.0), (0.0, -0.04), (0.0, 0.04))
+
+_threads = threading.local()
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of one photo.
+
+    box: (left, top, right, bottom) in photo pixels, around the detector's square. score: the detector's, about 0
+    (unsure) to 3. landmarks: (5, 2) float64 in photo pixels: eyes, nose tip, mouth corners, picture-left first.
+    matrix: crop pixels -> photo pixels. before: (S, S, 3) uint8 RGB, the crop, black outside the photo.
+    after: (S, S, 3) float32 RGB in [0, 255], enhanced; None until then.
+    """
+
+    box: Box
+    score: float
+    landmarks: Points
+    matrix: Matrix
+    before: Pixels
+    after: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A detector's box (left, top, right, bottom) in a frame where the face is upright; frame: frame -> photo."""
+
+    box: Box
+    score: float
+    frame: Matrix
+
+
+class Landmarks:
+    """A dlib shape predictor that says where eyes, nose tip and mouth corners are.
+
+    path: a model of 68 points (the iBUG order) or of our own five (faces.Face.landmarks' order and meaning).
+    Raises WeightsCorruptError where the file is neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._predictor: Any = dlib.shape_predictor(str(path))
+        except RuntimeError as error:
+            raise WeightsCorruptError(f"{path} is not a landmark model: {error}") from error
+        blank = np.zeros((8, 8), np.uint8)
+        self.num_parts: int = self._predictor(blank, dlib.rectangle(0, 0, 7, 7)).num_parts
+        if self.num_parts not in (5, 68):
+            raise WeightsCorruptError(f"{path} gives {self.num_parts} landmarks, not 5 or 68")
+
+    def find(self, pixels: Pixels, detection: Detection) -> Points:
+        """pixels: (H, W, 3) uint8 RGB -> (5, 2) float64 in photo pixels."""
+        left, top, right, bottom = detection.box
+        side = max(right - left, bottom - top, 1.0)
+        margin = LANDMARK_MARGIN * side
+        scale = side / LANDMARK_BOX
+        # The corner of the copy, and its scale, in the frame: copy -> frame -> photo.
+        to_frame = np.array([[scale, 0.0, left - margin], [0.0, scale, top - margin], [0.0, 0.0, 1.0]])
+        to_photo = detection.frame @ to_frame
+        copy = cut_out(pixels, to_photo, round(LANDMARK_BOX * (1.0 + 2.0 * LANDMARK_MARGIN)))
+        # Seen in a mirror too: twice the answers, and none that leans to one side.
+        views = (copy, np.ascontiguousarray(copy[:, ::-1]))
+        found = []
+        for right_by, down_by in LANDMARK_SHIFTS:
+            corner_x = LANDMARK_BOX * (LANDMARK_MARGIN + right_by)
+            corner_y = LANDMARK_BOX * (LANDMARK_MARGIN + down_by)
+            edges = (corner_x, corner_y, corner_x + LANDMARK_BOX, corner_y + LANDMARK_BOX)
+            box = dlib.rectangle(*(round(edge) for edge in edges))
+            plain, mirrored = (self._five(view, box) for view in views)
+            found += [plain, mirror(mirrored, copy.shape[1])]
+        return transform(to_photo, np.mean(found, axis=0))
+
+    def _five(self, picture: Pixels, box: Any) -> Points:
+        """(H, W, 3) uint8 and a dlib rectangle -> (5, 2) in its pixels."""
+        parts = self._predictor(picture, box).parts()
+        points = np.array([(part.x, part.y) for part in parts], np.float64)
+        return points if self.num_parts == 5 else five_of_68(points)
+
+
+def mirror(points: Points, width: int) -> Points:
+    """(5, 2) landmarks in a picture of that width -> the landmarks in its mirror image."""
+    mirrored: Points = points[[1, 0, 2, 4, 3]] * [-1.0, 1.0] + [width - 1.0, 0.0]
+    return mirrored
+
+
+def five_of_68(points: Points) -> Points:
+    """(68, 2) points in the iBUG order -> (5, 2): the middles of the eyes' corners, nose tip, mouth corners."""
+    eyes = [(points[36] + points[39]) / 2.0, (points[42] + points[45]) / 2.0]
+    return np.array([*eyes, points[30], points[48], points[54]], np.float64)
+
+
+def transform(matrix: Matrix, points: Points) -> Points:
+    """(N, 2) points through an affine matrix -> (N, 2)."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def similarity(source: Points, target: Points) -> Matrix:
+    """The turn, scale and shift that take source (N, 2) nearest to target (N, 2), least squares, without mirroring.
+
+    Source: Umeyama, PAMI 1991. Raises ValueError where all source points are one.
+    """
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    from_mean, to_mean = source - source_mean, target - target_mean
+    variance = float((from_mean**2).sum())
+    if variance <= 0.0:
+        raise ValueError("the points coincide: no similarity is defined")
+    left, sizes, right = np.linalg.svd(to_mean.T @ from_mean)
+    mirror = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0])
+    matrix = np.eye(3)
+    matrix[:2, :2] = (left * mirror) @ right * float((sizes * mirror).sum()) / variance
+    matrix[:2, 2] = target_mean - matrix[:2, :2] @ source_mean
+    return matrix
+
+
+def crop_matrix(landmarks: Points, size: int) -> Matrix:
+    """(5, 2) landmarks in photo pixels -> matrix from the pixels of a crop of size x size to the photo's."""
+    template = (TEMPLATE_512 / 256.0 - 1.0) * CLOSENESS
+    return similarity((template + 1.0) / 2.0 * size, landmarks)
+
+
+def bounds(matrix: Matrix, size: int, width: int, height: int, margin: int) -> tuple[int, int, int, int]:
+    """Whole photo pixels (left, top, right, bottom; right and bottom excluded) that a crop covers, margin wider, inside
+    a photo of width x height. Empty (left >= right or top >= bottom) where it lies outside."""
+    last = size - 1.0
+    corners = transform(matrix, np.array([[0.0, 0.0], [last, 0.0], [0.0, last], [last, last]]))
+    left, top = np.floor(corners.min(axis=0)).astype(int) - margin
+    right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1 + margin
+    return max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom))
+
+
+def shrink_for(matrix: Matrix) -> int:
+    """Blocks of how many pixels' side are averaged before a matrix samples a picture, so that nothing aliases."""
+    return max(1, int(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))) + 0.25))
+
+
+def cut_out(pixels: Pixels, matrix: Matrix, size: int) -> Pixels:
+    """Crop of size x size, bilinear, black outside the photo; a large face is averaged down first.
+
+    pixels: (H, W, 3) uint8; matrix: crop -> photo. Returns (size, size, 3) uint8. Only the face's region is touched.
+    """
+    height, width = pixels.shape[:2]
+    shrink = shrink_for(matrix)
+    left, top, right, bottom = bounds(matrix, size, width, height, margin=2 * shrink)
+    if left >= right or top >= bottom:
+        return np.zeros((size, size, 3), np.uint8)
+    region = pixels[top:bottom, left:right]
+    shift = np.eye(3)
+    shift[:2, 2] = -left, -top
+    to_region = shift @ matrix
+    if shrink > 1:
+        # Whole blocks of shrink x shrink pixels; what is left over at the far edge is repeated, not stretched.
+        spare_down, spare_right = -region.shape[0] % shrink, -region.shape[1] % shrink
+        region = np.pad(region, ((0, spare_down), (0, spare_right), (0, 0)), mode="edge")
+        smaller = (region.shape[1] // shrink, region.shape[0] // shrink)
+        region = np.asarray(cv2.resize(region, smaller, interpolation=cv2.INTER_AREA), np.uint8)
+        reduce = np.diag([1.0 / shrink, 1.0 / shrink, 1.0])
+        reduce[:2, 2] = 0.5 / shrink - 0.5
+        to_region = reduce @ to_region
+    # One black pixel around the region stands for everything outside: bilinear weights fall to it.
+    framed = np.pad(region, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
+    columns, rows = np.meshgrid(np.arange(size, dtype=np.float64), np.arange(size, dtype=np.float64))
+    x = to_region[0, 0] * columns + to_region[0, 1] * rows + to_region[0, 2] + 1.0
+    y = to_region[1, 0] * columns + to_region[1, 1] * rows + to_region[1, 2] + 1.0
+    x = np.clip(x, 0.0, framed.shape[1] - 1.001)
+    y = np.clip(y, 0.0, framed.shape[0] - 1.001)
+    x0, y0 = x.astype(np.intp), y.astype(np.intp)
+    right_share = (x - x0).astype(np.float32)[..., None]
+    down_share = (y - y0).astype(np.float32)[..., None]
+    upper = framed[y0, x0] * (1.0 - right_share) + framed[y0, x0 + 1] * right_share
+    lower = framed[y0 + 1, x0] * (1.0 - right_share) + framed[y0 + 1, x0 + 1] * right_share
+    crop: Pixels = np.rint(upper * (1.0 - down_share) + lower * down_share).astype(np.uint8)
+    return crop
+
+
+def detect(pixels: Pixels) -> list[Detection]:
+    """Faces of a photo, surest first. pixels: (H, W, 3) uint8 RGB.
+
+    Upright at the photo's own scale; where none is found, enlarged; then tilted; then the photo on its side or head.
+    """
+    height, width = pixels.shape[:2]
+    reduction = max(1.0, max(height, width) / SEARCH_SIDE)
+    if reduction > 1.0:
+        smaller = (max(1, round(width / reduction)), max(1, round(height / reduction)))
+        picture = np.asarray(cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA), np.uint8)
+    else:
+        picture = np.ascontiguousarray(pixels)
+    enlarge = np.diag([width / picture.shape[1], height / picture.shape[0], 1.0])
+    enlarge[:2, 2] = enlarge[0, 0] / 2.0 - 0.5, enlarge[1, 1] / 2.0 - 0.5
+
+    for doublings in (0, 1):
+        found = search(picture, doublings, UPRIGHT_SCORE, enlarge)
+        if found:
+            return found
+    for turns in TURNS:
+        tries = [_search_turned(picture, degrees, enlarge) for degrees in turns]
+        best = max(tries, key=lambda found: sum(detection.score for detection in found))
+        if best:
+            return best
+    return []
+
+
+def search(picture: Pixels, doublings: int, least_score: float, frame: Matrix) -> list[Detection]:
+    """The detector's boxes in one picture, (H, W, 3) or grey (H, W) uint8, doubled in size so many times;
+    frame: picture -> photo, passed on. Scores below least_score are left out."""
+    # dlib's detector keeps scratch memory inside: two threads in one object crash.
+    if not hasattr(_threads, "detector"):
+        _threads.detector = dlib.get_frontal_face_detector()
+    boxes, scores, _ = _threads.detector.run(picture, doublings, least_score)
+    return [
+        Detection((float(box.left()), float(box.top()), float(box.right()), float(box.bottom())), float(score), frame)
+        for box, score in zip(boxes, scores, strict=True)
+    ]
+
+
+def _search_turned(picture: Pixels, degrees: int, frame: Matrix) -> list[Detection]:
+    """The detector's boxes in the picture turned about its middle by degrees; frame: picture -> photo."""
+    height, width = picture.shape[:2]
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    wide = round(abs(width * cosine) + abs(height * sine))
+    high = round(abs(width * sine) + abs(height * cosine))
+    turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    middle = np.array([(wide - 1) / 2.0, (high - 1) / 2.0])
+    turn[:2, 2] = np.array([(width - 1) / 2.0, (height - 1) / 2.0]) - turn[:2, :2] @ middle
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    turned = cv2.warpAffine(picture, turn[:2], (wide, high), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    return search(np.asarray(turned, np.uint8), 0, TURNED_SCORE, frame @ turn)
+
+
+def find_faces(pixels: Pixels, landmarks: Landmarks, size: int) -> list[Face]:
+    """All faces of a photo, surest first, each cut out at size x size pixels. pixels: (H, W, 3) uint8 RGB."""
+    faces = []
+    for detection in detect(pixels):
+        points = landmarks.find(pixels, detection)
+        matrix = crop_matrix(points, size)
+        left, top, right, bottom = detection.box
+        corners = np.array([[left, top], [right, top], [left, bottom], [right, bottom]])
+        corners = transform(detection.frame, corners)
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+        faces.append(Face(box, detection.score, points, matrix, cut_out(pixels, matrix, size)))
+    return faces
+
+
+def enhance_faces(faces: Sequence[Face], generator: nn.Module, device: str, batch: int) -> list[Face]:
+    """The same faces with `after` filled in; batch: how many go through the generator at once, which bounds the memory.
+
+    generator: (N, 3, S, S) in [-1, 1] -> the same, on the given device and in eval mode.
+    """
+    import torch
+
+    from oldphoto.tensors import to_tensor
+
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, not at least 1")
+    precision = next((parameter.dtype for parameter in generator.parameters()), torch.float32)
+    enhanced: list[Face] = []
+    for start in range(0, len(faces), batch):
+        some = faces[start : start + batch]
+        crops = torch.cat([to_tensor(face.before) for face in some])  # (n, 3, S, S)
+        with torch.inference_mode():
+            better = generator(crops.to(device=device, dtype=precision)).float().cpu()
+        levels = ((better + 1.0) * 127.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().numpy()  # (n, S, S, 3)
+        enhanced.extend(replace(face, after=after) for face, after in zip(some, levels, strict=True))
+    return enhanced

@@ -1,0 +1,68 @@
+"""Layers that more than one network is built of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# "instance": over each photo's whole map, no affine, no running statistics, as published. "none": no normalisation.
+Norm = Literal["instance", "none"]
+
+EPSILON = 1e-5
+
+
+def normalise(x: Tensor, norm: Norm) -> Tensor:
+    """Instance-normalise x (N, C, H, W) over H and W, or return it as it is.
+
+    Without gradients x itself is overwritten, which halves the peak memory of large photos.
+    """
+    if norm == "none":
+        return x
+    if torch.is_grad_enabled():
+        return F.instance_norm(x, eps=EPSILON)
+    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+    return x.sub_(mean).mul_(torch.rsqrt(variance.add_(EPSILON)))
+
+
+def activate(x: Tensor) -> Tensor:
+    """ReLU; in place without gradients."""
+    return F.relu(x) if torch.is_grad_enabled() else F.relu_(x)
+
+
+def reflect(x: Tensor, pixels: int) -> Tensor:
+    """Reflection-pad x (N, C, H, W) on all four sides; H and W must exceed `pixels`."""
+    return F.pad(x, (pixels, pixels, pixels, pixels), mode="reflect")
+
+
+class ResidualBlock(nn.Module):
+    """x + [reflect 1, conv 3x3, norm, ReLU, reflect 1, conv 3x3, norm](x); nothing after the sum."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm: Norm = norm
+        self.conv1 = nn.Conv2d(channels, channels, 3)
+        self.conv2 = nn.Conv2d(channels, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        y = activate(normalise(self.conv1(reflect(x, 1)), self.norm))
+        y = normalise(self.conv2(reflect(y, 1)), self.norm)
+        return x + y if torch.is_grad_enabled() else y.add_(x)
+
+
+def blocks(count: int, channels: int, norm: Norm) -> nn.Sequential:
+    """A run of residual blocks."""
+    return nn.Sequential(*(ResidualBlock(channels, norm) for _ in range(count)))
+
+
+def keep_or_paint(source: Tensor, painted: Tensor) -> Tensor:
+    """Mix a photo with what a network painted, by the network's own fourth channel.
+
+    source: (N, 3, H, W) in [-1, 1]; painted: (N, 4, H, W), a picture and the logit of how much of the source to keep.
+    Returns (N, 3, H, W), not clipped. A sound pixel can thus pass untouched, which no bottleneck allows.
+    """
+    keep = torch.sigmoid(painted[:, 3:])
+    return keep * source + (1.0 - keep) * painted[:, :3]

@@ -1,0 +1,115 @@
+"""The anti-aliased U-Net that finds scratches. Source: Wan et al., CVPR 2020; blur pooling after Zhang, ICML 2019.
+
+Input (N, 1, H, W), a grey photo in [-1, 1] with H and W multiples of 16 and at least 32; output (N, 1, H, W) logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oldphoto.models.blocks import reflect
+
+LEVELS = 4
+MULTIPLE = 2**LEVELS
+SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class ScratchUnetConfig:
+    """width: channels at full resolution; they double at each of the four levels."""
+
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"scratch U-Net of width {self.width}")
+
+
+class ConvNorm(nn.Module):
+    """Reflect 1, conv 3x3, batch norm, LeakyReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, channels_out, H, W)."""
+        return F.leaky_relu(self.norm(self.conv(reflect(x, 1))), SLOPE)
+
+
+class BlurPool(nn.Module):
+    """Halve the size through a fixed binomial low-pass, so that a thin line does not flicker with its position."""
+
+    filt: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("filt", (torch.outer(row, row) / 16.0).expand(channels, 1, 3, 3).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H/2, W/2)."""
+        return F.conv2d(reflect(x, 1), self.filt, stride=2, groups=x.shape[1])
+
+
+class Down(nn.Module):
+    """One level down: c channels -> 2c at half the size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = ConvNorm(channels, channels)
+        self.pool = BlurPool(channels)
+        self.conv1 = ConvNorm(channels, 2 * channels)
+        self.conv2 = ConvNorm(2 * channels, 2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, c, H, W) -> (N, 2c, H/2, W/2)."""
+        out: Tensor = self.conv2(self.conv1(self.pool(self.before(x))))
+        return out
+
+
+class Up(nn.Module):
+    """One level up: c channels -> c/2 at twice the size, with the skip of that level."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.up = nn.Conv2d(channels, channels // 2, 3)
+        self.conv1 = ConvNorm(channels, channels // 2)
+        self.conv2 = ConvNorm(channels // 2, channels // 2)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """x: (N, c, h, w), skip: (N, c/2, 2h, 2w) -> (N, c/2, 2h, 2w)."""
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = torch.cat([self.up(reflect(x, 1)), skip], dim=1)
+        out: Tensor = self.conv2(self.conv1(x))
+        return out
+
+
+class ScratchUnet(nn.Module):
+    """Grey photo -> logit of "scratched" per pixel."""
+
+    def __init__(self, config: ScratchUnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.width * 2**i for i in range(LEVELS + 1)]
+        self.first = nn.Conv2d(1, config.width, 7)
+        self.down = nn.ModuleList(Down(c) for c in widths[:-1])
+        self.up = nn.ModuleList(Up(c) for c in reversed(widths[1:]))
+        self.last = nn.Conv2d(config.width, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) in [-1, 1] -> (N, 1, H, W) logits."""
+        x = F.leaky_relu(self.first(reflect(x, 3)), SLOPE)
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        for up in self.up:
+            x = up(x, skips.pop())
+        logits: Tensor = self.last(reflect(x, 1))
+        return logits

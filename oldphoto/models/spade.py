@@ -1,0 +1,113 @@
+"""The progressive face generator: from the face at 1/32 of its size up to full size, steered at every scale by the
+degraded face through spatially-adaptive normalisation (SPADE). Source: Wan et al., TPAMI 2022; Park et al., CVPR 2019.
+
+Input and output (N, 3, S, S) in [-1, 1], S a multiple of 32 (256 and 512 as published).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oldphoto.models.blocks import keep_or_paint
+
+DOUBLINGS = 5
+MULTIPLE = 2**DOUBLINGS
+SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class FaceGeneratorConfig:
+    """Width of the face generator.
+
+    width: channels at full size; the coarsest scales have 16 times as many. steering: hidden channels of each SPADE.
+    keep_gate: the output says per pixel how much of the degraded face to keep (see blocks.keep_or_paint).
+    """
+
+    width: int = 64
+    steering: int = 128
+    keep_gate: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.steering) < 1:
+            raise ValueError(f"face generator of width {self.width}, steering {self.steering}")
+
+
+class Spade(nn.Module):
+    """Normalise, then scale and shift each cell by what the degraded face says there."""
+
+    def __init__(self, channels: int, steering: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.shared = nn.Conv2d(3, steering, 3, padding=1)
+        self.gamma = nn.Conv2d(steering, channels, 3, padding=1)
+        self.beta = nn.Conv2d(steering, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, face: Tensor) -> Tensor:
+        """x: (N, C, h, w), face: (N, 3, h, w) -> (N, C, h, w)."""
+        steer = F.relu(self.shared(face))
+        out: Tensor = self.norm(x) * (1.0 + self.gamma(steer)) + self.beta(steer)
+        return out
+
+
+class SpadeBlock(nn.Module):
+    """Residual block of SPADE, LeakyReLU and convolution, twice; the shortcut is learned where the width changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, steering: int) -> None:
+        super().__init__()
+        middle = min(channels_in, channels_out)
+        self.norm1 = Spade(channels_in, steering)
+        self.conv1 = nn.Conv2d(channels_in, middle, 3, padding=1)
+        self.norm2 = Spade(middle, steering)
+        self.conv2 = nn.Conv2d(middle, channels_out, 3, padding=1)
+        self.shortcut_norm = Spade(channels_in, steering) if channels_in != channels_out else None
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else None
+
+    def forward(self, x: Tensor, face: Tensor) -> Tensor:
+        """x: (N, channels_in, h, w), face: (N, 3, h, w) -> (N, channels_out, h, w)."""
+        y: Tensor = self.conv1(F.leaky_relu(self.norm1(x, face), SLOPE))
+        y = self.conv2(F.leaky_relu(self.norm2(y, face), SLOPE))
+        if self.shortcut_norm is not None and self.shortcut is not None:
+            x = self.shortcut(self.shortcut_norm(x, face))
+        return x + y
+
+
+class FaceGenerator(nn.Module):
+    """Degraded face -> enhanced face."""
+
+    def __init__(self, config: FaceGeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        w, s = config.width, config.steering
+        self.start = nn.Conv2d(3, 16 * w, 3, padding=1)
+        # Whether the map is doubled before each block: the third block works at the second's size.
+        self.doubles = (False, True, False, True, True, True, True)
+        shapes = ((16, 16), (16, 16), (16, 16), (16, 8), (8, 4), (4, 2), (2, 1))
+        self.blocks = nn.ModuleList(SpadeBlock(a * w, b * w, s) for a, b in shapes)
+        self.last = nn.Conv2d(w, 4 if config.keep_gate else 3, 3, padding=1)
+
+    def forward(self, face: Tensor) -> Tensor:
+        """(N, 3, S, S) in [-1, 1] -> (N, 3, S, S) in [-1, 1]."""
+        size = face.shape[-1]
+        if face.shape[-2] != size or size % MULTIPLE:
+            raise ValueError(f"face of {size} x {face.shape[-2]}: must be square and a multiple of {MULTIPLE}")
+        steer = _resized(face, size // MULTIPLE)
+        x = self.start(steer)
+        for block, double in zip(self.blocks, self.doubles, strict=True):
+            if double:
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+                steer = _resized(face, x.shape[-1])
+            x = block(x, steer)
+        x = self.last(F.leaky_relu(x, SLOPE))
+        if self.config.keep_gate:
+            return keep_or_paint(face, x)
+        return torch.tanh(x)
+
+
+def _resized(face: Tensor, size: int) -> Tensor:
+    if size == face.shape[-1]:
+        return face
+    return F.interpolate(face, size=(size, size), mode="bilinear", align_corners=False)

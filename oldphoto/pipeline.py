@@ -1,0 +1,270 @@
+"""START HERE. The restoration of one photo, as a function of values: photo, models, options.
+
+find_scratches -> mask;  translate -> restored;  find_faces, enhance_faces -> faces;  blend -> photo
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from oldphoto import weights
+from oldphoto.blending import blend
+from oldphoto.errors import OutOfMemoryError, UsageError
+from oldphoto.faces import Face, Landmarks, enhance_faces, find_faces
+from oldphoto.image import Photo
+from oldphoto.loading import load_compact, load_published, placed
+from oldphoto.models.mapping import Mapping
+from oldphoto.models.vae import Vae
+from oldphoto.options import Options
+from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Mask, dilated, find_scratches
+from oldphoto.tensors import Pixels, mask_to_tensor, to_pixels, to_tensor
+from oldphoto.translation import TranslationNets, translate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+Precision = Literal["fp32", "fp16", "bf16"]
+# How many faces go through the generator at once: bounds its memory on group photos.
+FACES_AT_ONCE = 4
+Stage = Literal["scratches", "translation", "faces", "blending"]
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What came of one photo.
+
+    photo: restored, of the input's size, depth, colour mode and metadata. mask: (H, W) bool, what was repaired as
+    damage, or None. faces: as found, before and after. seconds: per stage. warnings: one line each.
+    """
+
+    photo: Photo
+    mask: Mask | None
+    faces: tuple[Face, ...]
+    seconds: dict[Stage, float]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> PillowImage:
+        """The restored photo as an 8-bit Pillow image."""
+        return self.photo.to_pillow()
+
+
+def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = None) -> Restoration:
+    """Restore a photo. Nothing is read, written or printed.
+
+    mask: (H, W) bool of the photo's size, True = damaged, instead of detection. Raises UsageError for a mask of another
+    size, OutOfMemoryError where the photo does not fit.
+    """
+    if mask is not None and mask.shape != (photo.height, photo.width):
+        raise UsageError(f"mask of {mask.shape[1]} x {mask.shape[0]} for a photo of {photo.width} x {photo.height}")
+    large = options.large(photo.width, photo.height)
+    seconds: dict[Stage, float] = {}
+    with _memory_errors(), models.inference():
+        with _timed(seconds, "scratches"):
+            if mask is not None:
+                mask = dilated(mask, options.mask_dilation or 0)
+            elif options.with_scratch:
+                found = models.find_scratches(photo.pixels, options.scratch_threshold)
+                mask = dilated(
+                    found, models.dilation(large) if options.mask_dilation is None else options.mask_dilation
+                )
+        with _timed(seconds, "translation"):
+            x = to_tensor(photo.pixels).to(models.device)
+            damage = None if mask is None else mask_to_tensor(mask).to(models.device)
+            pixels = to_pixels(translate(x, damage, models.translation(damage is not None, large)), photo.pixels.dtype)
+        faces: list[Face] = []
+        if options.faces:
+            with _timed(seconds, "faces"):
+                size = options.face_size or models.face_size(large)
+                faces = find_faces(_eight_bits(pixels), models.landmarks, size)
+                if faces:
+                    faces = enhance_faces(faces, models.face_generator(size), str(models.device), FACES_AT_ONCE)
+            with _timed(seconds, "blending"):
+                pixels = blend(pixels, faces)
+    return Restoration(photo.with_pixels(_grey_again(pixels) if photo.grey else pixels), mask, tuple(faces), seconds)
+
+
+class Models:
+    """The networks of one weight set on one device; each is loaded when first used, and once."""
+
+    def __init__(self, weight_set: weights.WeightSet, device: str = "auto", precision: Precision = "fp32") -> None:
+        if precision not in ("fp32", "fp16", "bf16"):
+            raise UsageError(f"precision is {precision!r}", "use fp32, fp16 or bf16")
+        self.weight_set = weight_set
+        self.device = choose_device(device)
+        self.precision: Precision = precision
+        self._loaded: dict[str, nn.Module] = {}
+        self._landmarks: Landmarks | None = None
+
+    @staticmethod
+    def load(weight_set: weights.WeightSet, device: str = "auto", precision: str = "fp32") -> Models:
+        """Models over verified weight files; raises UsageError for a device that is not there."""
+        return Models(weight_set, device, cast("Precision", precision))
+
+    @property
+    def published(self) -> bool:
+        """Whether these are the published networks; else the compact ones."""
+        return self.weight_set.name == "published"
+
+    @property
+    def landmarks(self) -> Landmarks:
+        """The landmark model of the set."""
+        if self._landmarks is None:
+            self._landmarks = Landmarks(self._path("landmarks_68" if self.published else "landmarks_5"))
+        return self._landmarks
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, and half precision where it was asked for."""
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        half = torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
+        with torch.inference_mode(), half:
+            yield
+
+    def find_scratches(self, pixels: Pixels, threshold: float) -> Mask:
+        """(H, W, 3) pixels -> (H, W) bool."""
+        detection = PUBLISHED_DETECTION if self.published else COMPACT_DETECTION
+        return find_scratches(pixels, self.net("scratch_unet"), detection, threshold, self.device)
+
+    def translation(self, damaged: bool, large: bool) -> TranslationNets:
+        """The networks for a photo with or without a mask, large or not."""
+        if not self.published or not damaged:
+            mapping, clean = "mapping", "clean_vae"
+        else:
+            mapping, clean = "mapping_patch_attention" if large else "mapping_scratch", "clean_vae_scratch"
+        nets = self.net("old_vae"), self.net(mapping), self.net(clean)
+        return TranslationNets(cast("Vae", nets[0]), cast("Mapping", nets[1]), cast("Vae", nets[2]))
+
+    def face_size(self, large: bool) -> Literal[256, 512]:
+        """Side of the face crop where the user does not choose: the compact generator is trained at 256 alone."""
+        return 512 if large and self.published else 256
+
+    def face_generator(self, size: int) -> nn.Module:
+        """The generator for crops of `size` pixels."""
+        return self.net(f"face_generator_{size}" if self.published else "face_generator")
+
+    def dilation(self, large: bool) -> int:
+        """Pixels by which found scratches grow: the published large-photo path was made for 3, its other for none."""
+        return (3 if large else 0) if self.published else 1
+
+    def _path(self, net: str) -> Path:
+        return self.weight_set.files[net]
+
+    def net(self, net: str) -> nn.Module:
+        """A network of the set by its name in weights.lock, ready on the device."""
+        if net not in self._loaded:
+            path = self._path(net)
+            loaded = load_published(net, path, weights.derived_path(path)) if self.published else load_compact(path)
+            self._loaded[net] = placed(loaded, self.device)
+        return self._loaded[net]
+
+
+class Restorer:
+    """Models and a way to call them: the Python API."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+
+    @staticmethod
+    def from_pretrained(
+        model: weights.Model = "auto",
+        device: str = "auto",
+        *,
+        precision: Precision = "fp32",
+        offline: bool = False,
+        progress: weights.Progress | None = None,
+        options: Options | None = None,
+    ) -> Restorer:
+        """Have the weights ready and verified, fetching them where they are missing and `offline` is not set.
+
+        options: have only what these need; None has every network of the set. model, device and precision as for the
+        command. Raises WeightsUnavailableError, WeightsCorruptError, UsageError.
+        """
+
+        def nets(name: weights.ModelSet) -> list[str]:
+            every = [f.net for f in weights.read_lock() if f.set == name]
+            if options is None:
+                return every
+            kinds = (False, True) if options.hr == "auto" else (options.hr == "on",)
+            wanted = {
+                net
+                for large in kinds
+                for has_mask in (False, True)
+                for net in weights.needed_nets(name, options, large, has_mask)
+            }
+            return [net for net in every if net in wanted]
+
+        weight_set = weights.resolve(model, nets, offline=offline, progress=progress)
+        return Restorer(Models.load(weight_set, device, precision))
+
+    def restore(
+        self,
+        image: Photo | PillowImage | NDArray[np.uint8] | NDArray[np.uint16],
+        options: Options | None = None,
+        mask: Mask | None = None,
+    ) -> Restoration:
+        """Restore a Photo, a Pillow image or an array: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
+        if isinstance(image, np.ndarray):
+            image = Photo.from_array(image)
+        elif not isinstance(image, Photo):
+            image = Photo.from_pillow(image)
+        return restore(image, self.models, options or Options(), mask)
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes the first of CUDA, Apple's MPS and the CPU that is there. Raises UsageError for one that is not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"there is no device {name!r}", "use auto, cpu, cuda, cuda:N or mps") from error
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
+    if (device.index or 0) >= there:
+        raise UsageError(f"device {name} is not available here", "`oldphoto doctor` lists the devices")
+    return device
+
+
+@contextmanager
+def _timed(seconds: dict[Stage, float], stage: Stage) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not out:
+            raise
+        advice = "use --model compact, which works tile by tile, --device cpu, or --hr for a photo with scratches"
+        raise OutOfMemoryError("out of memory", advice) from error
+
+
+def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return cast("NDArray[np.uint8]", pixels)
+    return np.rint(pixels / 257.0).astype(np.uint8)
+
+
+def _grey_again(pixels: Pixels) -> Pixels:
+    """(H, W, 3) -> luminance in all three channels: a grey photo has no tint to gain."""
+    grey = np.rint(pixels @ np.array([0.299, 0.587, 0.114]))
+    return cast("Pixels", np.repeat(grey[..., None], 3, axis=2).astype(pixels.dtype))

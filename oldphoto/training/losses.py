@@ -1,0 +1,60 @@
+"""Losses and discriminators. None needs downloaded weights: a discriminator's own features stand in for VGG's."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges patches of a picture or of a latent map; returns the features of every layer, the verdict last."""
+
+    def __init__(self, channels: int, width: int, downs: int) -> None:
+        super().__init__()
+        widths = [channels, *(width * 2**i for i in range(downs + 1))]
+        layers = [
+            spectral_norm(nn.Conv2d(a, b, 4 if i < downs else 3, stride=2 if i < downs else 1, padding=1))
+            for i, (a, b) in enumerate(pairwise(widths))
+        ]
+        self.layers = nn.ModuleList(layers)
+        self.verdict = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> feature maps and, last, the verdict map."""
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return [*features, self.verdict(x)]
+
+
+def deceive(fake: list[Tensor]) -> Tensor:
+    """LSGAN loss of the generator."""
+    return (fake[-1] - 1.0).square().mean()
+
+
+def discern(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """LSGAN loss of the discriminator."""
+    return 0.5 * ((real[-1] - 1.0).square().mean() + fake[-1].square().mean())
+
+
+def feature_matching(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """Mean L1 between the discriminator's features of the true and the made picture."""
+    pairs = list(zip(real[:-1], fake[:-1], strict=True))
+    return torch.stack([F.l1_loss(b, a.detach()) for a, b in pairs]).mean()
+
+
+def edges(a: Tensor, b: Tensor) -> Tensor:
+    """L1 between the horizontal and vertical differences of two pictures: keeps edges sharp where L1 alone blurs."""
+    dx = F.l1_loss(a[..., 1:] - a[..., :-1], b[..., 1:] - b[..., :-1])
+    dy = F.l1_loss(a[..., 1:, :] - a[..., :-1, :], b[..., 1:, :] - b[..., :-1, :])
+    return dx + dy
+
+
+def latent_prior(latent: Tensor) -> Tensor:
+    """KL to N(0, I) at a fixed variance: half the mean square of the latent mean."""
+    return 0.5 * latent.square().mean()

@@ -1,0 +1,418 @@
+"""Planning: which file becomes which, and what is refused before work. Running: one failure is one photo's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oldphoto import batch
+from oldphoto.batch import Outcome, Plan, Planned
+from oldphoto.errors import (
+    BadImageError,
+    ExitCode,
+    FileAccessError,
+    NoInputError,
+    OldphotoError,
+    OutOfMemoryError,
+    RefusedOverwriteError,
+    UsageError,
+    WeightsCorruptError,
+)
+from oldphoto.image import Photo
+
+
+def draw(path: Path, size: tuple[int, int] = (12, 8), colour: tuple[int, int, int] = (200, 100, 50)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.size
+
+
+def negative(photo: Photo, mask: Any) -> Any:
+    """Stands in for the networks: what comes out differs from what went in."""
+    return SimpleNamespace(
+        photo=photo.with_pixels(255 - photo.pixels),
+        mask=mask,
+        faces=(),
+        seconds={"translate": 0.5},
+        warnings=("a note",),
+    )
+
+
+def run(plan: Plan, restore: Any = negative, **kwargs: Any) -> batch.Summary:
+    return batch.run(plan.photos, lambda: restore, **kwargs)
+
+
+def pairs(plan: Plan, root: Path) -> dict[str, str]:
+    return {p.source.relative_to(root).as_posix(): p.target.relative_to(root).as_posix() for p in plan.photos}
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """a.jpg, b.png, sub/c.tif, and what a real folder also holds."""
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/b.PNG")
+    draw(tmp_path / "in/sub/c.tif")
+    draw(tmp_path / "in/.hidden.jpg")
+    draw(tmp_path / "in/.trash/d.jpg")
+    (tmp_path / "in/notes.txt").write_text("notes")
+    (tmp_path / "in/.DS_Store").write_bytes(b"\0")
+    return tmp_path
+
+
+# ---- what is found, and where it goes ----
+
+
+def test_a_folder_gives_its_own_photos_in_order(album: Path) -> None:
+    plan = batch.plan([str(album / "in")], str(album / "out"))
+    assert pairs(plan, album) == {"in/a.jpg": "out/a.jpg", "in/b.PNG": "out/b.PNG"}
+    assert plan.ignored == 3
+    assert not plan.single
+
+
+def test_a_tree_is_mirrored(album: Path) -> None:
+    plan = batch.plan([str(album / "in")], str(album / "out"), recursive=True)
+    assert pairs(plan, album) == {"in/a.jpg": "out/a.jpg", "in/b.PNG": "out/b.PNG", "in/sub/c.tif": "out/sub/c.tif"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "recursive", "expected"),
+    [
+        ("in/*.jpg", False, ["in/a.jpg"]),
+        ("in/*", False, ["in/a.jpg", "in/b.PNG"]),
+        ("in/**/*.tif", False, ["in/sub/c.tif"]),
+        ("i?", False, []),
+        ("i?", True, ["in/a.jpg", "in/b.PNG", "in/sub/c.tif"]),
+    ],
+)
+def test_patterns_are_expanded_here(album: Path, pattern: str, recursive: bool, expected: list[str]) -> None:
+    if not expected:
+        with pytest.raises(NoInputError):
+            batch.plan([str(album / pattern)], str(album / "out"), recursive=recursive)
+        return
+    plan = batch.plan([str(album / pattern)], str(album / "out"), recursive=recursive)
+    assert list(pairs(plan, album)) == expected
+
+
+def test_a_name_with_brackets_is_a_file_and_not_a_pattern(tmp_path: Path) -> None:
+    draw(tmp_path / "scan [1].jpg")
+    draw(tmp_path / "scan 1.jpg")
+    plan = batch.plan([str(tmp_path / "scan [1].jpg")], str(tmp_path / "out/"))
+    assert [photo.source.name for photo in plan.photos] == ["scan [1].jpg"]
+    assert plan.single
+
+
+@pytest.mark.parametrize("name", ["Großmutter 1921.jpg", "祖母.jpg", "صورة قديمة.png", "a'b\"c;$(x) &.jpg", "-o.jpg"])
+def test_odd_names_survive(tmp_path: Path, name: str) -> None:
+    draw(tmp_path / "in" / name)
+    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"))
+    assert run(plan).exit_code == ExitCode.DONE
+    assert size_of(tmp_path / "out" / name) == (12, 8)
+
+
+def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    raw = os.fsencode(folder) + b"/caf\xe9.png"
+    draw(tmp_path / "x.png")
+    try:
+        (tmp_path / "x.png").rename(os.fsdecode(raw))
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    plan = batch.plan([str(folder)], str(tmp_path / "out"))
+    assert run(plan).exit_code == ExitCode.DONE
+    assert [os.fsencode(path.name) for path in (tmp_path / "out").iterdir()] == [b"caf\xe9.png"]
+
+
+def test_a_file_named_twice_is_restored_once(album: Path) -> None:
+    plan = batch.plan([str(album / "in"), str(album / "in/a.jpg"), f"{album}/in/../in/a.jpg"], str(album / "out"))
+    assert len(plan.photos) == 2
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [("new.jpg", "new.jpg"), ("out/", "out/a.jpg"), ("out", "out/a.jpg"), ("there.d", "there.d/a.jpg")],
+)
+def test_the_output_of_a_single_photo_is_a_file_or_a_folder(album: Path, output: str, expected: str) -> None:
+    (album / "there.d").mkdir()
+    plan = batch.plan([str(album / "in/a.jpg")], f"{album}/{output}")
+    assert plan.photos[0].target == album / expected
+
+
+def test_a_photo_cannot_be_written_under_a_foreign_suffix(album: Path) -> None:
+    with pytest.raises(UsageError, match=r"out\.doc"):
+        batch.plan([str(album / "in/a.jpg")], str(album / "out.doc"))
+
+
+def test_several_photos_cannot_become_one_file(album: Path) -> None:
+    draw(album / "one.jpg")
+    with pytest.raises(UsageError, match="is a file"):
+        batch.plan([str(album / "in")], str(album / "one.jpg"), existing="overwrite")
+
+
+def test_outputs_and_masks_below_the_input_are_not_searched(album: Path) -> None:
+    draw(album / "in/restored/a.jpg")
+    draw(album / "in/masks/a.png")
+    plan = batch.plan(
+        [str(album / "in")],
+        str(album / "in/restored"),
+        recursive=True,
+        existing="overwrite",
+        save_masks=album / "in/masks",
+    )
+    assert list(pairs(plan, album)) == ["in/a.jpg", "in/b.PNG", "in/sub/c.tif"]
+
+
+@pytest.mark.parametrize("inputs", [["nothing.jpg"], ["*.jpg"], ["empty"], ["no.jpg", "none.png"]])
+def test_no_input_is_an_error(tmp_path: Path, inputs: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoInputError, match=inputs[0].strip("*")):
+        batch.plan([str(tmp_path / text) for text in inputs], str(tmp_path / "out"))
+
+
+def test_one_missing_file_among_others_is_that_files_failure(album: Path) -> None:
+    plan = batch.plan([str(album / "in/a.jpg"), str(album / "in/gone.jpg")], str(album / "out"))
+    summary = run(plan)
+    assert summary.exit_code == ExitCode.SOME_FAILED
+    assert [outcome.planned.source.name for outcome in summary.failed] == ["gone.jpg"]
+    assert isinstance(summary.failed[0].error, FileAccessError)
+    assert (album / "out/a.jpg").is_file()
+
+
+# ---- what is refused before any work ----
+
+
+def test_two_photos_of_one_name_are_refused(album: Path) -> None:
+    draw(album / "other/a.jpg")
+    with pytest.raises(RefusedOverwriteError, match=r"in.a\.jpg and .*other.a\.jpg would both become"):
+        batch.plan([str(album / "in"), str(album / "other")], str(album / "out"))
+
+
+@pytest.mark.parametrize(("one", "two"), [("A.jpg", "a.jpg"), ("caf\u00e9.jpg", "cafe\u0301.jpg"), ("a.JPG", "a.jpg")])
+def test_names_that_some_file_system_would_join_are_refused(tmp_path: Path, one: str, two: str) -> None:
+    draw(tmp_path / "in/x" / one)
+    draw(tmp_path / "in/y" / two)
+    with pytest.raises(RefusedOverwriteError, match="would both become"):
+        batch.plan([str(tmp_path / "in/x"), str(tmp_path / "in/y")], str(tmp_path / "out"))
+
+
+def test_one_stem_with_two_suffixes_is_two_photos(tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/a.png")
+    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"))
+    assert run(plan).exit_code == ExitCode.DONE
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a.png"]
+    with pytest.raises(RefusedOverwriteError, match=r"would both become .*masks.a\.png"):
+        batch.plan([str(tmp_path / "in")], str(tmp_path / "new"), save_masks=tmp_path / "masks")
+
+
+@pytest.mark.parametrize("existing", ["refuse", "skip", "overwrite"])
+@pytest.mark.parametrize("output", ["in", "in/", "link", "link/../in", "in/a.jpg", "hard.jpg"])
+def test_an_input_is_never_overwritten(album: Path, output: str, existing: batch.Existing) -> None:
+    (album / "link").symlink_to(album / "in", target_is_directory=True)
+    (album / "hard.jpg").hardlink_to(album / "in/a.jpg")
+    with pytest.raises(RefusedOverwriteError, match="inputs are never overwritten"):
+        batch.plan([str(album / "in/a.jpg")], f"{album}/{output}", existing=existing)
+
+
+def test_a_mask_given_is_an_input_too(album: Path) -> None:
+    draw(album / "masks/a.png")
+    with pytest.raises(RefusedOverwriteError, match="inputs are never overwritten"):
+        batch.plan(
+            [str(album / "in/a.jpg")],
+            str(album / "out"),
+            existing="overwrite",
+            masks=album / "masks",
+            save_masks=album / "masks",
+        )
+
+
+def test_existing_outputs_are_refused_skipped_or_overwritten(album: Path) -> None:
+    before = draw(album / "out/a.jpg", size=(3, 3)).read_bytes()
+    with pytest.raises(RefusedOverwriteError, match=r"out.a\.jpg exists"):
+        batch.plan([str(album / "in")], str(album / "out"))
+    plan = batch.plan([str(album / "in")], str(album / "out"), existing="skip")
+    assert [photo.source.name for photo in plan.skipped] == ["a.jpg"]
+    assert [photo.source.name for photo in plan.photos] == ["b.PNG"]
+    run(plan)
+    assert (album / "out/a.jpg").read_bytes() == before
+    run(batch.plan([str(album / "in")], str(album / "out"), existing="overwrite"))
+    assert size_of(album / "out/a.jpg") == (12, 8)
+
+
+def test_planning_touches_nothing(album: Path) -> None:
+    before = sorted(album.rglob("*"))
+    batch.plan([str(album / "in")], str(album / "out"), recursive=True, save_masks=album / "masks")
+    assert sorted(album.rglob("*")) == before
+
+
+# ---- masks are paired by name ----
+
+
+def test_masks_are_paired_by_name_and_not_by_order(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        draw(tmp_path / "in" / name)
+    for name in ("c.png", "a.bmp"):
+        draw(tmp_path / "masks" / name)
+    (tmp_path / "masks/a.txt").write_text("not a mask")
+    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), masks=tmp_path / "masks")
+    assert [photo.mask and photo.mask.name for photo in plan.photos] == ["a.bmp", None, "c.png"]
+    summary = run(plan)
+    assert summary.exit_code == ExitCode.SOME_FAILED
+    assert [str(outcome.error) for outcome in summary.failed] == [f"there is no mask for b.jpg in {tmp_path / 'masks'}"]
+
+
+def test_masks_mirror_the_tree(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        draw(tmp_path / "in" / folder / "a.jpg")
+        draw(tmp_path / "masks" / folder / "a.png")
+    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), recursive=True, masks=tmp_path / "masks")
+    masks = [photo.mask and photo.mask.relative_to(tmp_path).as_posix() for photo in plan.photos]
+    assert masks == ["masks/x/a.png", "masks/y/a.png"]
+
+
+def test_the_whole_name_is_preferred_and_two_masks_of_one_stem_are_no_guess(tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/a.png")
+    draw(tmp_path / "in/a.tif")
+    draw(tmp_path / "masks/a.jpg")
+    draw(tmp_path / "masks/a.png")
+    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), masks=tmp_path / "masks")
+    assert [photo.mask and photo.mask.name for photo in plan.photos] == ["a.jpg", "a.png", None]
+    assert isinstance(plan.photos[2].problem, UsageError)
+
+
+def test_one_mask_for_one_photo_needs_no_name(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    draw(tmp_path / "drawn by hand.png")
+    plan = batch.plan([str(tmp_path / "a.jpg")], str(tmp_path / "out"), masks=tmp_path / "drawn by hand.png")
+    assert plan.photos[0].mask == tmp_path / "drawn by hand.png"
+
+
+def test_a_mask_that_is_not_there_stops_the_run(album: Path) -> None:
+    with pytest.raises(FileAccessError, match="there is no mask"):
+        batch.plan([str(album / "in")], str(album / "out"), masks=album / "nowhere")
+
+
+def test_the_mask_reaches_the_restorer_and_is_written_first(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", size=(4, 2))
+    Image.fromarray(np.array([[255, 0, 0, 0], [0, 0, 0, 200]], np.uint8)).save(tmp_path / "mask.png")
+    plan = batch.plan(
+        [str(tmp_path / "a.png")], str(tmp_path / "out"), masks=tmp_path / "mask.png", save_masks=tmp_path / "saved"
+    )
+    assert run(plan).exit_code == ExitCode.DONE
+    with Image.open(tmp_path / "saved/a.png") as saved:
+        assert np.asarray(saved).tolist() == [[255, 0, 0, 0], [0, 0, 0, 255]]
+
+
+# ---- running ----
+
+
+def test_pixels_are_what_the_restorer_made(tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.png", colour=(200, 100, 50))
+    summary = run(batch.plan([str(tmp_path / "in")], str(tmp_path / "out")))
+    with Image.open(tmp_path / "out/a.png") as picture:
+        assert picture.getcolors() == [(96, (55, 155, 205))]
+    [outcome] = summary.outcomes
+    assert (outcome.size, outcome.stages, outcome.warnings) == ((12, 8), {"translate": 0.5}, ("a note",))
+
+
+def test_a_bad_photo_does_not_stop_the_others(album: Path) -> None:
+    (album / "in/aa.jpg").write_bytes(b"")
+    (album / "in/ab.jpg").write_bytes((album / "in/a.jpg").read_bytes()[:200])
+    seen: list[Outcome] = []
+    summary = run(batch.plan([str(album / "in")], str(album / "out")), on_done=seen.append)
+    assert [type(outcome.error) for outcome in seen] == [type(None), BadImageError, BadImageError, type(None)]
+    assert summary.exit_code == ExitCode.SOME_FAILED
+    assert sorted(path.name for path in (album / "out").iterdir()) == ["a.jpg", "b.PNG"]
+
+
+def test_even_a_bug_costs_one_photo(album: Path) -> None:
+    def fragile(photo: Photo, mask: Any) -> Any:
+        if seen and seen[-1].source.name == "a.jpg":
+            raise ValueError("surprise")
+        return negative(photo, mask)
+
+    seen: list[Planned] = []
+    summary = run(batch.plan([str(album / "in")], str(album / "out")), fragile, on_start=seen.append)
+    assert [str(outcome.error) for outcome in summary.outcomes] == ["surprise", "None"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_memory_running_out_is_said_as_such(album: Path, error: Exception) -> None:
+    def fail(photo: Photo, mask: Any) -> Any:
+        raise error
+
+    summary = run(batch.plan([str(album / "in/a.jpg")], str(album / "out")), fail)
+    [outcome] = summary.outcomes
+    assert isinstance(outcome.error, OutOfMemoryError)
+    assert "12 x 8" in str(outcome.error)
+    assert outcome.error.advice
+
+
+def test_damaged_weights_end_the_run(album: Path) -> None:
+    def fail(photo: Photo, mask: Any) -> Any:
+        raise WeightsCorruptError("mapping.safetensors is damaged")
+
+    with pytest.raises(WeightsCorruptError):
+        run(batch.plan([str(album / "in")], str(album / "out")), fail)
+
+
+def test_models_are_loaded_once_and_only_for_a_photo_that_can_be_tried(album: Path) -> None:
+    loads: list[int] = []
+
+    def load() -> Callable[[Photo, Any], Any]:
+        loads.append(1)
+        return negative
+
+    missing = Planned(album / "no.jpg", album / "out/no.jpg", problem=OldphotoError("no such photo"))
+    batch.run([missing], load)
+    assert not loads
+    batch.run([missing, *batch.plan([str(album / "in")], str(album / "out")).photos], load)
+    assert len(loads) == 1
+
+
+def test_ctrl_c_leaves_whole_files_and_says_so(album: Path) -> None:
+    def stop_at_second(photo: Photo, mask: Any) -> Any:
+        if (album / "out/a.jpg").exists():
+            raise KeyboardInterrupt
+        return negative(photo, mask)
+
+    summary = run(batch.plan([str(album / "in")], str(album / "out")), stop_at_second)
+    assert (summary.interrupted, summary.exit_code, len(summary.outcomes)) == (True, ExitCode.INTERRUPTED, 1)
+    assert [path.name for path in (album / "out").iterdir()] == ["a.jpg"]
+    assert size_of(album / "out/a.jpg") == (12, 8)
+
+
+def test_a_folder_that_cannot_be_made_fails_before_the_work(album: Path) -> None:
+    def never(photo: Photo, mask: Any) -> Any:
+        raise AssertionError("work was done for nothing")
+
+    (album / "file").write_text("in the way")
+    summary = run(batch.plan([str(album / "in")], str(album / "file/out/")), never)
+    assert [type(outcome.error) for outcome in summary.failed] == [FileAccessError, FileAccessError]
+
+
+@pytest.mark.parametrize(("max_pixels", "fits"), [(None, True), (96, True), (95, False)])
+def test_the_limit_on_pixels(album: Path, max_pixels: int | None, fits: bool) -> None:
+    summary = run(batch.plan([str(album / "in/a.jpg")], str(album / "out")), max_pixels=max_pixels)
+    assert isinstance(summary.outcomes[0].error, type(None) if fits else BadImageError)

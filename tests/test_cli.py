@@ -1,0 +1,379 @@
+"""The command: what it prints where, and the exit code of each way to end. The networks are stood in for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from oldphoto.image import Photo
+from PIL import Image
+from typer.testing import CliRunner
+
+from oldphoto import __version__, cli, weights
+from oldphoto.errors import ExitCode, WeightsCorruptError, WeightsUnavailableError
+from oldphoto.options import Options
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Calls:
+    """Stands in for the networks; remembers with what they were asked for."""
+
+    def __init__(self) -> None:
+        self.loads: list[tuple[str, str, str, bool]] = []
+        self.options = Options()
+        self.large: set[bool] = set()
+        self.masked: list[bool] = []
+        self.error: BaseException | None = None
+
+    def load(
+        self, plan: Any, options: Options, model: str, device: str, precision: str, *, offline: bool, report: Any
+    ) -> Any:
+        from oldphoto.batch import large_or_not
+
+        self.loads.append((model, device, precision, offline))
+        self.options = options
+        self.large = large_or_not(plan.photos, options)
+        return self.restore
+
+    def restore(self, photo: Photo, mask: Any) -> Any:
+        self.masked.append(mask is not None)
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(
+            photo=photo.with_pixels(255 - photo.pixels),
+            mask=mask,
+            faces=("one", "two"),
+            seconds={"translation": 0.25},
+            warnings=("a face was too small",),
+        )
+
+
+@pytest.fixture(autouse=True)
+def quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No terminal, no user's caches, no network."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "OLDPHOTO_WEIGHTS", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls()
+    monkeypatch.setattr(cli, "load_models", calls.load)
+    return calls
+
+
+def draw(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (200, 100, 50)).save(path)
+    return path
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def oldphoto(*arguments: object) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name="oldphoto")
+
+
+# ---- restore ----
+
+
+def test_a_folder_is_restored(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/b.png", size=(5, 7))
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert (size_of(tmp_path / "out/a.jpg"), size_of(tmp_path / "out/b.png")) == ((12, 8), (5, 7))
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "[2/2]" in line and "b.png" in line]
+    assert [line for line in lines if line.endswith("a face was too small")]
+    assert lines[-1] == "2 restored"
+    assert calls.loads == [("auto", "auto", "fp32", False)]
+    assert calls.options == Options()
+
+
+def test_every_option_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "a.jpg")
+    done = oldphoto(
+        *("restore", tmp_path / "a.jpg", "-o", tmp_path / "b.jpg", "--with-scratch", "--hr", "--no-faces"),
+        *("--face-size", 512, "--scratch-threshold", 0.25, "--mask-dilation", 2, "--device", "cuda:1"),
+        *("--precision", "bf16", "--model", "compact", "--offline"),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert calls.loads == [("compact", "cuda:1", "bf16", True)]
+    assert calls.options == Options(
+        with_scratch=True, hr="on", faces=False, face_size=512, scratch_threshold=0.25, mask_dilation=2
+    )
+    assert size_of(tmp_path / "b.jpg") == (12, 8)
+
+
+@pytest.mark.parametrize(("flag", "hr"), [("--hr", "on"), ("--no-hr", "off"), (None, "auto")])
+def test_the_large_photo_path_can_be_forced_either_way(tmp_path: Path, calls: Calls, flag: str | None, hr: str) -> None:
+    draw(tmp_path / "in/small.png")
+    draw(tmp_path / "in/large.png", size=(1500, 1000))
+    arguments = ["restore", str(tmp_path / "in"), "-o", str(tmp_path / "out")] + ([flag] if flag else [])
+    assert oldphoto(*arguments).exit_code == 0
+    assert calls.options.hr == hr
+    assert calls.large == {"on": {True}, "off": {False}, "auto": {False, True}}[hr]
+
+
+def test_masks_are_used_and_saved(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "masks/a.png")
+    done = oldphoto(
+        *("restore", tmp_path / "in", "-o", tmp_path / "out", "--mask", tmp_path / "masks"),
+        *("--save-mask", tmp_path / "saved", "--quiet"),
+    )
+    assert (done.exit_code, done.output) == (0, "")
+    assert calls.masked == [True]
+    assert size_of(tmp_path / "saved/a.png") == (12, 8)
+
+
+def test_json_is_one_object_per_photo_and_nothing_else(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/ünï [b].png")
+    draw(tmp_path / "out/a.jpg")
+    (tmp_path / "in/bad.tif").write_bytes(b"not a picture")
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--json", "--skip-existing")
+    assert done.exit_code == ExitCode.SOME_FAILED
+    skipped, bad, good = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (skipped["status"], bad["status"], good["status"]) == ("skipped", "failed", "restored")
+    assert bad["error"]["exit_code"] == ExitCode.BAD_IMAGE
+    assert good["target"] == str(tmp_path / "out" / "ünï [b].png")
+    assert (good["width"], good["height"], good["faces"]) == (12, 8, 2)
+    assert good["stages"] == {"translation": 0.25}
+    assert good["warnings"] == ["a face was too small"]
+
+
+def test_a_dry_run_does_nothing(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--dry-run")
+    assert done.exit_code == 0
+    assert done.stdout == f"{tmp_path / 'in/a.jpg'} -> {tmp_path / 'out/a.jpg'}\n"
+    assert not (tmp_path / "out").exists()
+    assert not calls.loads
+    as_json = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--dry-run", "--json")
+    assert json.loads(as_json.stdout)["status"] == "planned"
+
+
+def test_nothing_left_to_do_loads_no_models(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "out/a.jpg")
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--skip-existing")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "0 restored, 1 skipped")
+    assert not calls.loads
+
+
+def test_verbose_says_what_was_passed_over_and_how_long_it_took(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    (tmp_path / "in/notes.txt").write_text("x")
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--verbose")
+    assert "passed over 1 " in done.stderr
+    assert "12 x 8 pixels, 2 faces, translation 0.2 s" in done.stderr
+
+
+def test_names_cannot_forge_lines_or_colours(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in" / "a\n\x1b[31m[bold]b.jpg")
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.exit_code == 0
+    assert r"a\n\x1b[31m[bold]b.jpg ->" in done.stderr
+
+
+# ---- exit codes ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["in/a.jpg", "-o", "out", "--face-size", "300"], 2, "300"),
+        (["in/a.jpg", "-o", "out", "--scratch-threshold", "2"], 2, "between 0 and 1"),
+        (["in/a.jpg", "-o", "out", "--device", "tpu"], 2, "tpu"),
+        (["in/a.jpg", "-o", "out", "--overwrite", "--skip-existing"], 2, "contradict"),
+        (["in/a.jpg", "-o", "out", "--save-mask", "masks"], 2, "--with-scratch or --mask"),
+        (["in/a.jpg", "-o", "out.doc"], 2, "out.doc"),
+        (["nothing.jpg", "-o", "out"], 3, "nothing.jpg"),
+        (["*.gif", "-o", "out"], 3, "*.gif"),
+        (["in/a.jpg", "in/gone.jpg", "-o", "out"], 4, "gone.jpg"),
+        (["in", "in/notes.txt", "-o", "out"], 4, "notes.txt"),
+        (["in/a.jpg", "-o", "out", "--mask", "nowhere"], 5, "nowhere"),
+        (["in/a.jpg", "-o", "in/notes.txt/out/"], 5, "notes.txt"),
+        (["in/a.jpg", "-o", "done"], 6, "--overwrite"),
+        (["in", "-o", "in", "--overwrite"], 6, "never overwritten"),
+        (["in/a.jpg", "-o", "in/a.jpg", "--overwrite"], 6, "never overwritten"),
+        (["in", "other", "-o", "out"], 6, "both become"),
+        (["in/notes.txt", "-o", "out/"], 10, "notes.txt"),
+        (["empty.jpg", "-o", "out/"], 10, "empty.jpg"),
+        (["in/a.jpg", "-o", "out", "--max-pixels", "50"], 10, "a.jpg"),
+    ],
+)
+def test_failures_have_their_codes_and_say_why(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, said: str
+) -> None:
+    for name in ("in/a.jpg", "other/a.jpg", "done/a.jpg"):
+        draw(tmp_path / name)
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.chdir(tmp_path)
+    done = oldphoto("restore", *arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WeightsUnavailableError("no hub", "use --model compact"), 7),
+        (WeightsCorruptError("wrong hash"), 8),
+        (MemoryError(), 9),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 9),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_failures_of_the_models_have_their_codes(tmp_path: Path, calls: Calls, error: BaseException, code: int) -> None:
+    draw(tmp_path / "a.jpg")
+    calls.error = error
+    done = oldphoto("restore", tmp_path / "a.jpg", "-o", tmp_path / "out")
+    assert done.exit_code == code
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), WeightsUnavailableError("no hub", "try this")])
+def test_failures_while_loading_have_their_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(cli, "load_models", fail)
+    draw(tmp_path / "a.jpg")
+    done = oldphoto("restore", tmp_path / "a.jpg", "-o", tmp_path / "out")
+    assert done.exit_code == {"MemoryError": 9, "KeyboardInterrupt": 130}.get(type(error).__name__, 7)
+    if isinstance(error, WeightsUnavailableError):
+        assert done.stderr.splitlines() == ["error: no hub", "       try this"]
+
+
+def test_a_bug_in_a_single_run_is_a_traceback(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "a.jpg")
+    calls.error = ZeroDivisionError("surprise")
+    done = oldphoto("restore", tmp_path / "a.jpg", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+def test_a_bug_in_a_batch_is_told_and_the_batch_goes_on(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/b.jpg")
+    calls.error = ZeroDivisionError("surprise")
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--verbose")
+    assert done.exit_code == ExitCode.SOME_FAILED
+    assert done.stderr.count("unexpected ZeroDivisionError: surprise") == 2
+    assert done.stderr.count("Traceback") == 2
+
+
+# ---- the process itself ----
+
+
+def test_the_module_runs_as_a_command() -> None:
+    for arguments in (["--version"], ["restore", "nothing.jpg"], ["--nonsense"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "oldphoto", *arguments], capture_output=True, text=True, check=False
+        )
+        expected = {"--version": (0, f"oldphoto {__version__}\n"), "restore": (3, ""), "--nonsense": (2, "")}
+        assert (done.returncode, done.stdout) == expected[arguments[0]]
+
+
+def test_help_lists_the_commands_and_the_exit_codes() -> None:
+    done = oldphoto("--help")
+    assert done.exit_code == 0
+    for word in ("restore", "weights", "doctor", "130 interrupted"):
+        assert word in " ".join(done.stdout.replace("│", " ").split())
+
+
+def test_the_readme_documents_every_exit_code_and_option() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for code in ExitCode:
+        assert f"| {int(code)} |" in text
+    done = oldphoto("restore", "--help")
+    assert done.exit_code == 0
+    options = {word for word in done.stdout.replace("│", " ").split() if word.startswith("--") and "…" not in word}
+    assert options - {"--help"} <= {word.strip("`,.|()") for word in text.replace("/", " ").split()}
+
+
+# ---- weights and doctor ----
+
+
+def test_weights_list_shows_every_file_and_the_licence() -> None:
+    done = oldphoto("weights", "list", "--json")
+    rows = json.loads(done.stdout)
+    assert {(row["set"], row["net"]) for row in rows} == {(file.set, file.net) for file in weights.read_lock()}
+    assert {row["state"] for row in rows if row["set"] == "published"} == {"absent"}
+    plain = oldphoto("weights", "list")
+    assert plain.exit_code == 0
+    assert "can't be used in a commercial product" in plain.stdout
+
+
+def test_weights_verify_finds_the_wrong_file(tmp_path: Path) -> None:
+    first = next(file for file in weights.read_lock() if file.set == "published")
+    wrong = weights.cache_folder() / first.path
+    wrong.parent.mkdir(parents=True)
+    wrong.write_bytes(b"not this")
+    done = oldphoto("weights", "verify", "--set", "published", "--json")
+    assert done.exit_code == ExitCode.WEIGHTS_CORRUPT
+    assert {row["net"]: row["state"] for row in json.loads(done.stdout)}[first.net] == "wrong"
+    assert str(wrong) in done.stderr
+    removed = oldphoto("weights", "remove", first.net, "--json")
+    assert [row["path"] for row in json.loads(removed.stdout)] == [str(wrong)]
+    assert oldphoto("weights", "verify", "--set", "published").exit_code == 0
+
+
+def test_weights_path_names_folders_and_files() -> None:
+    folders = json.loads(oldphoto("weights", "path", "--json").stdout)
+    assert folders["cache"].startswith(os.environ["HF_HOME"])
+    assert oldphoto("weights", "path", "nonsense").exit_code == ExitCode.USAGE
+    assert oldphoto("weights", "path", "mapping_scratch").exit_code == ExitCode.WEIGHTS_UNAVAILABLE
+
+
+def test_weights_download_offline_is_unavailable() -> None:
+    done = oldphoto("weights", "download", "--mode", "plain")
+    assert done.exit_code == ExitCode.WEIGHTS_UNAVAILABLE
+    assert "weights import" in done.stderr
+
+
+def test_weights_import_of_nothing_known_and_of_a_wrong_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/readme.txt").write_text("x")
+    assert oldphoto("weights", "import", tmp_path / "there").exit_code == ExitCode.NO_INPUT
+    wrong = tmp_path / "there/checkpoints/restoration/VAE_A_quality/latest_net_G.pth"
+    wrong.parent.mkdir(parents=True)
+    wrong.write_bytes(b"x")
+    done = oldphoto("weights", "import", tmp_path / "there", "--json")
+    assert done.exit_code == ExitCode.WEIGHTS_CORRUPT
+    assert {row["outcome"] for row in json.loads(done.stdout)} == {"unknown", "wrong"}
+    assert oldphoto("weights", "import", tmp_path / "nowhere.zip").exit_code == ExitCode.FILE_ACCESS
+
+
+def test_doctor_tells_versions_devices_weights_and_licences() -> None:
+    facts = json.loads(oldphoto("doctor", "--json").stdout)
+    assert facts["versions"]["oldphoto"] == __version__
+    assert facts["versions"]["dlib"].startswith("dlib")
+    assert "cpu" in facts["devices"]
+    assert facts["weights"]["published mapping"] == "absent"
+    assert "can't be used in a commercial product" in " ".join(facts["licences"])
+    plain = oldphoto("doctor")
+    assert plain.exit_code == 0
+    assert "versions:" in plain.stdout

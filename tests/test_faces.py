@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dlib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import oldphoto
+from oldphoto.errors import FileAccessError, WeightsCorruptError
+from oldphoto.faces import (
+    Face,
+    Landmarks,
+    Matrix,
+    Pixels,
+    Points,
+    crop_matrix,
+    cut_out,
+    detect,
+    enhance_faces,
+    find_faces,
+    five_of_68,
+    similarity,
+    transform,
+)
+from oldphoto.training.landmarks import (
+    LandmarkRecipe,
+    draw_variant,
+    five_of_189,
+    measure,
+    read_portraits,
+    train_landmarks,
+)
+
+COMPACT_LANDMARKS = Path(oldphoto.__file__).parent / "compact" / "landmarks_5.dat"
+
+
+def read(path: Path) -> Pixels:
+    picture = np.asarray(cv2.imread(str(path)), np.uint8)
+    return np.ascontiguousarray(picture[..., ::-1])
+
+
+def resized(pixels: Pixels, times: float, interpolation: int) -> Pixels:
+    return np.asarray(cv2.resize(pixels, None, fx=times, fy=times, interpolation=interpolation), np.uint8)
+
+
+def turned_similarity(degrees: float, scale: float, shift: tuple[float, float]) -> Matrix:
+    angle = np.radians(degrees)
+    matrix = np.eye(3)
+    matrix[:2, :2] = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix[:2, 2] = shift
+    return matrix
+
+
+def eye_distance(points: Points) -> float:
+    return float(np.hypot(*(points[1] - points[0])))
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = json.loads((shared / "reference/stages/faces/faces.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def landmarks() -> Landmarks:
+    return Landmarks(COMPACT_LANDMARKS)
+
+
+@pytest.fixture(scope="module")
+def boy(shared: Path) -> Pixels:
+    return read(shared / "reference/stages/inputs/boy.png")
+
+
+def tiny_model(path: Path, parts: int) -> Path:
+    random = np.random.default_rng(parts)
+    pictures = [random.integers(0, 255, (64, 64), np.uint8) for _ in range(2)]
+    points = [dlib.point(int(x), int(y)) for x, y in random.integers(10, 54, (parts, 2))]
+    shape = dlib.full_object_detection(dlib.rectangle(8, 8, 56, 56), points)
+    options = dlib.shape_predictor_training_options()
+    options.cascade_depth, options.num_trees_per_cascade_level, options.tree_depth = 2, 2, 2
+    dlib.train_shape_predictor(pictures, [[shape], [shape]], options).save(str(path))
+    return path
+
+
+# Geometry against the recorded reference.
+
+
+@pytest.mark.parametrize("name", ["boy", "pair", "man", "border"])
+def test_five_points_matrices_and_crops_are_the_references(
+    name: str, golden: dict[str, list[dict[str, Any]]], shared: Path
+) -> None:
+    stages = shared / "reference/stages"
+    photo = read(stages / f"inputs/{name}.png")
+    crops = 0
+    for number, face in enumerate(golden[name], 1):
+        five = np.array(face["five"], np.float64)
+        # The reference cuts the eyes' middles to whole pixels; ours stay fractions.
+        assert np.array_equal(np.trunc(five_of_68(np.array(face["landmarks68"], np.float64))), five)
+        for size in (256, 512):
+            matrix = crop_matrix(five, size)
+            assert np.abs(matrix - face[f"matrix_{size}"]).max() < 1e-3
+            recorded = stages / f"faces/{name}_{number}.{size}.png"
+            if recorded.exists():
+                crop = cut_out(photo, matrix, size)
+                assert np.abs(crop.astype(int) - read(recorded)).max() <= 2
+                crops += 1
+    assert crops > 0
+
+
+def test_similarity_solves_the_least_squares_problem() -> None:
+    random = np.random.default_rng(1)
+    source, target = random.normal(0, 50, (5, 2)), random.normal(10, 50, (5, 2))
+    found = similarity(source, target)
+    # As complex numbers: target = a * source + b, solved by lstsq; the angle and scale must not depend on the method.
+    from_plane, to_plane = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
+    (a, b), *_ = np.linalg.lstsq(np.stack([from_plane, np.ones(5)], axis=1), to_plane, rcond=None)
+    expected = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag], [0, 0, 1]])
+    spread_from, spread_to = source - source.mean(axis=0), target - target.mean(axis=0)
+    if np.linalg.det(spread_to.T @ spread_from) > 0:
+        assert np.allclose(found, expected)
+    assert np.allclose(
+        similarity(source, transform(turned_similarity(200, 0.3, (5, -7)), source)),
+        turned_similarity(200, 0.3, (5, -7)),
+    )
+
+
+def test_similarity_never_mirrors_and_refuses_coinciding_points() -> None:
+    source = np.random.default_rng(2).normal(0, 1, (5, 2))
+    assert np.linalg.det(similarity(source, source * [-1, 1])[:2, :2]) >= 0
+    with pytest.raises(ValueError, match="coincide"):
+        similarity(np.ones((5, 2)), source)
+
+
+@pytest.mark.parametrize("matrix", [turned_similarity(17, 0.6, (-20, 30)), turned_similarity(-80, 1.3, (9.3, 170.7))])
+def test_crops_are_bilinear_and_black_outside(matrix: Matrix) -> None:
+    photo = np.random.default_rng(3).integers(0, 256, (150, 210, 3), np.uint8)
+    oracle: Any = importlib.import_module("skimage.transform")  # has no types
+    expected = oracle.warp(photo.astype(np.float64), oracle.AffineTransform(matrix), output_shape=(128, 128), order=1)
+    assert (expected == 0).all(axis=2).any()
+    assert np.abs(cut_out(photo, matrix, 128) - expected).max() <= 1
+
+
+def test_crops_of_large_faces_do_not_alias() -> None:
+    checkerboard = np.indices((2000, 2000)).sum(axis=0) % 2 * 255
+    photo = np.repeat(checkerboard[..., None], 3, axis=2).astype(np.uint8)
+    crop = cut_out(photo, turned_similarity(5, 4.0, (300, 250)), 256)
+    assert np.abs(crop.astype(int) - 128).max() < 8
+
+
+def test_large_and_small_crops_lie_at_the_same_place() -> None:
+    ramp = np.clip(np.arange(1200) / 5, 0, 255)
+    photo = np.repeat(np.tile(ramp, (1200, 1))[..., None], 3, axis=2).astype(np.uint8)
+    for scale in (0.5, 1.0, 2.5, 4.0):
+        crop = cut_out(photo, turned_similarity(0, scale, (40, 40)), 256)
+        expected = (40 + scale * np.arange(256)) / 5
+        assert np.abs(crop[128, :, 0] - expected).max() <= 1.0
+
+
+def test_a_crop_outside_the_photo_is_black() -> None:
+    photo = np.full((50, 50, 3), 255, np.uint8)
+    assert not cut_out(photo, turned_similarity(0, 1, (500, 0)), 64).any()
+
+
+# Detection.
+
+
+def test_detects_what_the_reference_detects(golden: dict[str, list[dict[str, Any]]], shared: Path) -> None:
+    for name, faces in golden.items():
+        found = detect(read(shared / f"reference/stages/inputs/{name}.png"))
+        assert [list(map(round, detection.box)) for detection in found] == [face["rect_ltrb"] for face in faces], name
+
+
+def test_small_faces_are_found_enlarged(boy: Pixels) -> None:
+    small = resized(boy, 0.5, cv2.INTER_AREA)
+    (upright,) = detect(boy)
+    (found,) = detect(small)
+    assert found.box[2] - found.box[0] < 50
+    assert np.abs(np.array(found.box) / 0.5 - upright.box).max() < 12
+
+
+def test_a_large_scan_is_searched_in_a_reduced_copy(boy: Pixels, landmarks: Landmarks) -> None:
+    large = resized(boy, 10, cv2.INTER_LINEAR)
+    (small_face,) = find_faces(boy, landmarks, 256)
+    (face,) = find_faces(large, landmarks, 256)
+    assert np.abs(np.array(face.box) / 10 - small_face.box).max() < 0.2 * (small_face.box[2] - small_face.box[0])
+    assert np.abs(face.landmarks / 10 - small_face.landmarks).max() < 0.12 * eye_distance(small_face.landmarks)
+
+
+def test_many_faces_are_found(boy: Pixels) -> None:
+    assert len(detect(np.tile(boy, (2, 3, 1)))) == 6
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_photos_on_their_side_or_head(quarters: int, boy: Pixels, landmarks: Landmarks) -> None:
+    (upright,) = find_faces(boy, landmarks, 256)
+    (face,) = find_faces(np.ascontiguousarray(np.rot90(boy, -quarters)), landmarks, 256)
+    # Clockwise by 90 degrees (x, y) goes to (height - 1 - y, x).
+    expected, height, width = upright.landmarks, *boy.shape[:2]
+    for _ in range(quarters):
+        expected = np.stack([height - 1 - expected[:, 1], expected[:, 0]], axis=1)
+        height, width = width, height
+    assert np.abs(face.landmarks - expected).max() < 0.06 * eye_distance(expected)
+    assert np.abs(face.before.astype(int) - upright.before).mean() < 12
+
+
+@pytest.mark.parametrize("degrees", [-38, 38])
+def test_tilted_faces(degrees: int, boy: Pixels, landmarks: Landmarks) -> None:
+    (upright,) = find_faces(boy, landmarks, 256)
+    height, width = boy.shape[:2]
+    tilt = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0), [0, 0, 1]])
+    tilt[:2, 2] += 100
+    tilted = cv2.warpAffine(boy, tilt[:2], (width + 200, height + 200), borderMode=cv2.BORDER_REPLICATE)
+    (face,) = find_faces(np.asarray(tilted, np.uint8), landmarks, 256)
+    expected = transform(tilt, upright.landmarks)
+    assert np.abs(face.landmarks - expected).max() < 0.15 * eye_distance(expected)
+
+
+def test_no_face_in_an_empty_noisy_or_tiny_photo(landmarks: Landmarks) -> None:
+    noise = np.random.default_rng(4).integers(0, 256, (160, 120, 3), np.uint8)
+    for photo in (noise, np.zeros((90, 90, 3), np.uint8), noise[:1, :1], noise[:200, :3]):
+        assert find_faces(photo, landmarks, 256) == []
+
+
+def test_each_thread_detects_for_itself(boy: Pixels) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(detect, [boy] * 6))
+    assert all(detections[0].box == found[0][0].box for detections in found)
+
+
+# Landmarks.
+
+
+def test_the_packaged_model_agrees_with_the_reference_points(
+    golden: dict[str, list[dict[str, Any]]], shared: Path, landmarks: Landmarks
+) -> None:
+    assert landmarks.num_parts == 5
+    for name in ("boy", "pair", "man", "border"):
+        photo = read(shared / f"reference/stages/inputs/{name}.png")
+        for face, recorded in zip(find_faces(photo, landmarks, 256), golden[name], strict=True):
+            five = np.array(recorded["five"], np.float64)
+            errors = np.hypot(*(face.landmarks - five).T) / eye_distance(five)
+            assert errors.mean() < 0.12, (name, errors)
+
+
+def test_a_68_point_model_is_reduced_to_five(tmp_path: Path, boy: Pixels) -> None:
+    model = Landmarks(tiny_model(tmp_path / "model.dat", 68))
+    assert model.num_parts == 68
+    (face,) = find_faces(boy, model, 256)
+    assert face.landmarks.shape == (5, 2)
+
+
+def test_files_that_are_no_landmark_models(tmp_path: Path) -> None:
+    with pytest.raises(WeightsCorruptError, match="7 landmarks"):
+        Landmarks(tiny_model(tmp_path / "seven.dat", 7))
+    (tmp_path / "text.dat").write_text("not a model")
+    with pytest.raises(WeightsCorruptError, match=r"text\.dat"):
+        Landmarks(tmp_path / "text.dat")
+    with pytest.raises(WeightsCorruptError, match=r"absent\.dat"):
+        Landmarks(tmp_path / "absent.dat")
+
+
+def test_five_points_are_where_the_hand_put_them(shared: Path, landmarks: Landmarks) -> None:
+    # Held-out people, seen clean: never shown to the model.
+    portraits = read_portraits(shared / "data", "heldout")
+    pictures = [(np.repeat(portrait.picture[..., None], 3, axis=2), portrait.points) for portrait in portraits]
+    error = measure(landmarks, pictures)
+    assert error.found == error.total == len(portraits)
+    assert error.mean < 0.05
+
+
+# Enhancing.
+
+
+class Negative(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sign = nn.Parameter(torch.tensor(-1.0))
+        self.batches: list[int] = []
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        self.batches.append(crops.shape[0])
+        return crops * self.sign
+
+
+def some_faces(count: int) -> list[Face]:
+    random = np.random.default_rng(5)
+    crops = [random.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(count)]
+    return [Face((0, 0, 1, 1), 1.0, np.zeros((5, 2)), np.eye(3), crop) for crop in crops]
+
+
+def test_faces_go_through_the_generator_in_batches() -> None:
+    generator, faces = Negative(), some_faces(5)
+    enhanced = enhance_faces(faces, generator, "cpu", 2)
+    assert generator.batches == [2, 2, 1]
+    for face, before in zip(enhanced, faces, strict=True):
+        assert face.after is not None
+        assert face.after.dtype == np.float32
+        assert np.abs(face.after - (255.0 - before.before)).max() < 1e-3
+        assert before.after is None
+
+
+def test_half_precision_generators_and_no_faces() -> None:
+    generator = Negative().to(torch.bfloat16)
+    (face,) = enhance_faces(some_faces(1), generator, "cpu", 4)
+    assert face.after is not None
+    assert np.abs(face.after - (255.0 - face.before)).max() < 2
+    assert enhance_faces([], generator, "cpu", 4) == []
+    with pytest.raises(ValueError, match="batch"):
+        enhance_faces([], generator, "cpu", 0)
+
+
+# Training the landmark model.
+
+
+@pytest.fixture
+def few_people(shared: Path, tmp_path: Path) -> Path:
+    points = json.loads((shared / "data/landmarks189.json").read_text())
+    train = [name for name in points if "/train/" in name][:2]
+    heldout = [name for name in points if "/heldout/" in name][:1]
+    others = [name for name in points if "/train/" in name][2:4]  # without points: the model is to place them
+    for name in train + heldout + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shared / "data" / name, tmp_path / name)
+    (tmp_path / "landmarks189.json").write_text(json.dumps({name: points[name] for name in train + heldout}))
+    return tmp_path
+
+
+def test_training_twice_gives_the_same_file(few_people: Path, tmp_path: Path) -> None:
+    recipe = LandmarkRecipe(
+        variants=2, rounds=1, own_variants=1, agreement=1.0, boxes=1, starts=2, cascades=3, trees=10, splits=5, checks=3
+    )
+    lines: list[str] = []
+    error = train_landmarks(few_people, tmp_path / "a" / "model.dat", recipe, tell=lines.append)
+    train_landmarks(few_people, tmp_path / "b.dat", recipe)
+    assert (tmp_path / "a" / "model.dat").read_bytes() == (tmp_path / "b.dat").read_bytes()
+    assert Landmarks(tmp_path / "b.dat").num_parts == 5
+    assert error.total == 3
+    assert len(error.points) == 5
+    assert [line.split(";")[0] for line in lines] == ["round 0: 2 portraits", "round 1: 4 portraits"]
+
+
+def test_drawn_points_stay_on_the_drawn_face(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oldphoto.training.landmarks.damage", lambda picture, _random: picture)
+    # A bright dot painted on each point must be found at the point the variant says.
+    portrait = read_portraits(shared / "data", "heldout")[0]
+    for number in range(5):
+        dotted = np.zeros_like(portrait.picture)
+        x, y = portrait.points[number].round().astype(int)
+        cv2.circle(dotted, (int(x), int(y)), 4, 255, -1)
+        marked = type(portrait)(portrait.name, dotted, portrait.points)
+        for seed in range(12):
+            picture, points = draw_variant(marked, np.random.default_rng(seed))
+            at = points[number] if np.random.default_rng(seed).random() >= 0.5 else points[[1, 0, 2, 4, 3][number]]
+            column, row = at.round().astype(int)
+            around = picture[row - 3 : row + 4, column - 3 : column + 4]
+            assert around.max() > 128, (number, seed)
+
+
+def test_the_nose_tip_lies_between_its_sides_and_its_base() -> None:
+    points = np.zeros((189, 2))
+    points[54], points[60], points[55] = (10, 50), (30, 50), (20, 70)
+    assert np.allclose(five_of_189(points)[2], (20, 54))
+
+
+def test_missing_training_data(tmp_path: Path) -> None:
+    with pytest.raises(FileAccessError, match="landmarks189"):
+        read_portraits(tmp_path, "train")
+    (tmp_path / "landmarks189.json").write_text(json.dumps({"faces/train/x.webp": [[0, 0]] * 189}))
+    with pytest.raises(FileAccessError, match=r"x\.webp"):
+        read_portraits(tmp_path, "train")
