@@ -665,3 +665,113 @@ def doctor(as_json: AsJson = False) -> None:
         typer.echo(f"{title}:")
         for name, value in rows.items() if isinstance(rows, dict) else ((None, row) for row in rows):
             typer.echo(f"  {shown(value)}" if name is None else f"  {name:34}  {shown(value)}")
+
+
+# ---- training ----
+
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder with clean/, old/, damage/ and faces/ (a train/ folder in each is used).")
+]
+
+
+@app.command()
+def train(
+    stage: Annotated[
+        str,
+        typer.Argument(
+            help="old-vae, clean-vae, mapping, finetune, scratch-unet, face-generator or landmarks; in this order."
+        ),
+    ],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of weights, checkpoints and logs.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops a step.")] = None,
+    size: Annotated[int | None, typer.Option(min=64, help="Side of a crop in pixels, a multiple of 32.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and samples.")] = None,
+) -> None:
+    """Train one network of the compact set, going on from its last checkpoint; run it again after an interruption."""
+    console = stderr()
+    if stage == "landmarks":
+        if not (steps is batch is size is rate is seed is None) or device != "cpu":
+            raise UsageError("the landmark model has a fixed recipe", "give --data and --output alone")
+        from oldphoto.training.landmarks import train_landmarks
+
+        output.mkdir(parents=True, exist_ok=True)
+        target = output / "landmarks_5.dat"
+        error = train_landmarks(data, target, tell=lambda line: console.print(Text(line)))
+        typer.echo(f"{target}: {error}")
+        return
+    from oldphoto.training.train import train as run
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(stage, total=None, losses="")
+
+        def report(row: dict[str, float | int | str]) -> None:
+            losses = " ".join(f"{k} {v}" for k, v in row.items() if k not in ("step", "of", "seconds"))
+            progress.update(task, completed=float(row["step"]), total=float(row["of"]), losses=losses)
+            if not console.is_terminal:
+                console.print(Text(f"{stage} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
+
+        files = run(
+            stage, data, output, device=device, report=report, steps=steps, batch=batch, size=size, rate=rate, seed=seed
+        )
+    for file in files:
+        typer.echo(str(file))
+
+
+@app.command()
+def evaluate(
+    photos: Annotated[list[Path], typer.Argument(help="Folders of clean photos that no weights were trained on.")],
+    damage: Annotated[Path, typer.Option(help="Folder of damage overlays, a sub-folder for each kind.")],
+    tuning: Annotated[Path, typer.Option(help="Folder of other clean photos, to tune the classical tools on.")],
+    model: Annotated[Model, typer.Option(help="Which weight set.")] = Model.COMPACT,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="No more than this many photos.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a weight set on degraded photos, beside the degraded input and the best classical tools."""
+    from oldphoto import weights
+    from oldphoto.pipeline import Models
+    from oldphoto.training.evaluate import evaluate as run
+
+    nets = ("scratch_unet", "old_vae", "clean_vae", "mapping")
+    more = ("clean_vae_scratch", "mapping_scratch")
+    console = stderr()
+    weight_set = weights.resolve(model.value, lambda name: nets if name == "compact" else (*nets, *more))
+    models = Models.load(weight_set, device)
+    facts = run(models, photos, damage, tuning, limit=limit, report=lambda line: console.print(Text(line)))
+    if as_json:
+        print_json(facts)
+        return
+    typer.echo(f"{facts['photos']} photos; classical tools at {facts['classical']}")
+    typer.echo(f"scratches: {facts['scratches']}")
+    scores = cast("dict[str, dict[str, dict[str, float]]]", facts["scores"])
+    for case, rows in scores.items():
+        typer.echo(case)
+        for method, score in rows.items():
+            typer.echo(f"  {method:26} PSNR {score['psnr']:6.2f} dB  SSIM {score['ssim']:.4f}")
+
+
+@app.command()
+def degrade(
+    inputs: Annotated[list[Path], typer.Argument(help="Folders of clean photos.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the degraded PNGs, which must be new.")],
+    recipe: Annotated[str, typer.Option(help="published, wider, or the name of one degradation.")] = "published",
+    damage: Annotated[Path | None, typer.Option(help="Folder of damage overlays to paint white on top.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 2026,
+) -> None:
+    """Make pairs for training or tests: degraded copies of clean photos, and <name>.mask.png of the damage."""
+    from oldphoto.training.pairs import write_pairs
+
+    count = write_pairs(inputs, output, recipe, damage, seed)
+    typer.echo(f"{count} pairs in {output}")

@@ -290,7 +290,8 @@ def output_format(photo: Photo, path: str | os.PathLike[str], format: str | None
         raise UsageError(f"{path.name}: {chosen} ends at {longest} pixels a side, the photo is {size}", lossless)
     if chosen == "JPEG":
         # One JPEG segment holds 65533 bytes, of which a few name its content.
-        for name, content, room in (("EXIF", photo.metadata.exif, 65527), ("XMP", photo.metadata.xmp, 65504)):
+        held = photo.metadata
+        for name, content, room in (("EXIF", held.exif, 65527), ("XMP", held.xmp, 65504), ("IPTC", held.iptc, 65500)):
             if content is not None and len(content) > room:
                 text = f"{path.name}: the photo has {len(content)} bytes of {name}, a JPEG holds {room}"
                 raise UsageError(text, lossless)
@@ -373,7 +374,8 @@ def _as_bad_image(name: str) -> Iterator[None]:
 
 
 _DECODER_LOCK = threading.Lock()
-_set_cv2_log_level = cv2.utils.logging.setLogLevel
+# OpenCV 4 has it at the top, OpenCV 5 in a module of its own.
+_set_cv2_log_level: Callable[[int], int] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
 
 def _drop_record(_: logging.LogRecord) -> bool:
@@ -1091,7 +1093,7 @@ def _write_jpeg(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
         options["dpi"] = metadata.dpi
     if metadata.comment is not None:
         options["comment"] = metadata.comment
-    if metadata.iptc is not None and len(metadata.iptc) < 65000:
+    if metadata.iptc is not None:
         records = b"Photoshop 3.0\0" + b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(metadata.iptc)) + metadata.iptc
         records += b"\0" * (len(metadata.iptc) % 2)
         options["extra"] = b"\xff\xed" + struct.pack(">H", len(records) + 2) + records

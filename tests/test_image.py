@@ -279,7 +279,7 @@ def test_palette_one_bit_and_grey_palette() -> None:
     assert alpha is not None
     np.testing.assert_array_equal(alpha, np.where(np.asarray(colour) == 3, 0, 255))
 
-    greys = Image.fromarray((picture(1) // 16).astype(np.uint8), "L").convert("P")
+    greys = Image.fromarray((picture(1) // 16).astype(np.uint8)).convert("P")
     greys.putpalette([value for level in range(256) for value in (level * 16 % 256,) * 3])
     np.testing.assert_array_equal(grey_of(read_photo(saved(greys, "PNG"))), picture(1) // 16 * 16)
 
@@ -292,7 +292,7 @@ def test_palette_one_bit_and_grey_palette() -> None:
 def test_cmyk_without_a_profile() -> None:
     inks = picture(4)
     for format, options in (("TIFF", {}), ("JPEG", {"quality": 100})):
-        photo = read_photo(saved(Image.fromarray(inks, "CMYK"), format, **options))
+        photo = read_photo(saved(Image.frombytes("CMYK", inks.shape[1::-1], inks.tobytes()), format, **options))
         c_m_y, k = inks[..., :3].astype(float), inks[..., 3:].astype(float)
         expected = (255 - c_m_y) * (255 - k) / 255
         assert np.abs(photo.pixels - expected).mean() < (1 if format == "TIFF" else 3), format
@@ -324,7 +324,9 @@ def test_cmyk_goes_through_its_profile() -> None:
     inks = np.zeros((8, 8, 4), np.uint8)
     inks[:, :4] = (255, 0, 0, 0)  # all cyan: this profile calls it white
     inks[:, 4:] = (0, 0, 0, 255)
-    photo = read_photo(saved(Image.fromarray(inks, "CMYK"), "TIFF", icc_profile=cmyk_profile()))
+    photo = read_photo(
+        saved(Image.frombytes("CMYK", inks.shape[1::-1], inks.tobytes()), "TIFF", icc_profile=cmyk_profile())
+    )
     assert photo.pixels[:, :4].min() >= 253
     assert photo.pixels[:, 4:].max() <= 2
     assert photo.metadata.icc is None
@@ -670,7 +672,7 @@ def test_jpeg_from_other_sources_takes_quality_95(tmp_path: Path) -> None:
 def test_webp_keeps_lossless_and_alpha(tmp_path: Path) -> None:
     array = picture(4)
     array[:5, :, 3] = 0
-    photo = read_photo(saved(Image.fromarray(array, "RGBA"), "WEBP", lossless=True, exact=True))
+    photo = read_photo(saved(Image.fromarray(array), "WEBP", lossless=True, exact=True))
     write_photo(photo, tmp_path / "out.webp")
     with Image.open(tmp_path / "out.webp") as image:
         np.testing.assert_array_equal(np.asarray(image), array)
@@ -705,6 +707,7 @@ def test_a_format_that_cannot_hold_the_photo_is_refused(tmp_path: Path) -> None:
     cases = [(deep, "JPEG", "16 bits"), (deep, "WEBP", "16 bits"), (deep, "BMP", "16 bits")]
     cases += [(clear, "JPEG", "transparency"), (clear, "BMP", "transparency"), (clear, "PPM", "transparency")]
     cases += [(wide, "JPEG", "65500 pixels"), (wide, "WEBP", "16383 pixels"), (talkative, "JPEG", "bytes of XMP")]
+    cases += [(Photo(picture(), metadata=Metadata(iptc=IPTC * 3000)), "JPEG", "bytes of IPTC")]
     for photo, format, expected in cases:
         with pytest.raises(UsageError, match=expected):
             write_photo(photo, tmp_path / "out", format=format)
@@ -1029,7 +1032,7 @@ def test_any_picture_is_a_mask(tmp_path: Path, mode: str) -> None:
 def test_mask_colours_count_by_brightness_and_clear_ones_not(tmp_path: Path) -> None:
     rgba = picture(4)
     path = tmp_path / "mask.png"
-    path.write_bytes(saved(Image.fromarray(rgba, "RGBA"), "PNG"))
+    path.write_bytes(saved(Image.fromarray(rgba), "PNG"))
     luma = rgba[..., :3].astype(float) @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_array_equal(read_mask(path, (WIDTH, HEIGHT)), (luma >= 128 - 1e-9) & (rgba[..., 3] >= 128))
 

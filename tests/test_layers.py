@@ -30,8 +30,11 @@ LAYERS = [
         "training.losses",
         "training.evaluate",
         "training.landmarks",
+        "training.pairs",
     },
-    {"cli", "training.train"},
+    {"training.stages"},
+    {"training.train"},
+    {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

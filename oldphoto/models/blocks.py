@@ -56,13 +56,3 @@ class ResidualBlock(nn.Module):
 def blocks(count: int, channels: int, norm: Norm) -> nn.Sequential:
     """A run of residual blocks."""
     return nn.Sequential(*(ResidualBlock(channels, norm) for _ in range(count)))
-
-
-def keep_or_paint(source: Tensor, painted: Tensor) -> Tensor:
-    """Mix a photo with what a network painted, by the network's own fourth channel.
-
-    source: (N, 3, H, W) in [-1, 1]; painted: (N, 4, H, W), a picture and the logit of how much of the source to keep.
-    Returns (N, 3, H, W), not clipped. A sound pixel can thus pass untouched, which no bottleneck allows.
-    """
-    keep = torch.sigmoid(painted[:, 3:])
-    return keep * source + (1.0 - keep) * painted[:, :3]

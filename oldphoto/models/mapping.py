@@ -191,8 +191,12 @@ class PatchScale(nn.Module):
         damaged = damaged_cells(mask, (z.shape[2], z.shape[3]), self.config.any_damage)
         x = self.block(z)
         composed = torch.cat([self.compose(x[i : i + 1], damaged[i : i + 1]) for i in range(len(x))])
-        combined: Tensor = self.combine(torch.cat([z, composed, damaged], dim=1))
-        return combined
+        del x
+        # The convolution over [z, composed, damaged], part by part: their concatenation would be the largest map of all.
+        c, weight = z.shape[1], self.combine.weight
+        out = F.conv2d(z, weight[:, :c], self.combine.bias, padding=1)
+        out = out + F.conv2d(composed, weight[:, c : 2 * c], padding=1)
+        return out + F.conv2d(damaged, weight[:, 2 * c :], padding=1)
 
     def compose(self, x: Tensor, damaged: Tensor) -> Tensor:
         """Replace each damaged patch of x (1, C, h, w) by its best sound patch.

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oldphoto.models.blocks import keep_or_paint
-
 DOUBLINGS = 5
 MULTIPLE = 2**DOUBLINGS
 SLOPE = 0.2
@@ -24,12 +22,12 @@ class FaceGeneratorConfig:
     """Width of the face generator.
 
     width: channels at full size; the coarsest scales have 16 times as many. steering: hidden channels of each SPADE.
-    keep_gate: the output says per pixel how much of the degraded face to keep (see blocks.keep_or_paint).
+    residual: the network paints the change to the degraded face instead of the whole face.
     """
 
     width: int = 64
     steering: int = 128
-    keep_gate: bool = False
+    residual: bool = False
 
     def __post_init__(self) -> None:
         if min(self.width, self.steering) < 1:
@@ -87,10 +85,10 @@ class FaceGenerator(nn.Module):
         self.doubles = (False, True, False, True, True, True, True)
         shapes = ((16, 16), (16, 16), (16, 16), (16, 8), (8, 4), (4, 2), (2, 1))
         self.blocks = nn.ModuleList(SpadeBlock(a * w, b * w, s) for a, b in shapes)
-        self.last = nn.Conv2d(w, 4 if config.keep_gate else 3, 3, padding=1)
+        self.last = nn.Conv2d(w, 3, 3, padding=1)
 
     def forward(self, face: Tensor) -> Tensor:
-        """(N, 3, S, S) in [-1, 1] -> (N, 3, S, S) in [-1, 1]."""
+        """(N, 3, S, S) in [-1, 1] -> the same; a residual network may leave the range by a little."""
         size = face.shape[-1]
         if face.shape[-2] != size or size % MULTIPLE:
             raise ValueError(f"face of {size} x {face.shape[-2]}: must be square and a multiple of {MULTIPLE}")
@@ -102,9 +100,7 @@ class FaceGenerator(nn.Module):
                 steer = _resized(face, x.shape[-1])
             x = block(x, steer)
         x = self.last(F.leaky_relu(x, SLOPE))
-        if self.config.keep_gate:
-            return keep_or_paint(face, x)
-        return torch.tanh(x)
+        return face + x if self.config.residual else torch.tanh(x)
 
 
 def _resized(face: Tensor, size: int) -> Tensor:

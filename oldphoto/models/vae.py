@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oldphoto.models.blocks import Norm, activate, blocks, keep_or_paint, normalise, reflect
+from oldphoto.models.blocks import Norm, activate, blocks, normalise, reflect
 
 STRIDE = 4
 
@@ -23,7 +23,8 @@ class VaeConfig:
     width: channels at full resolution. latent_channels: channels at 1/2 and 1/4 resolution.
     blocks: residual blocks on each side. norm: see blocks.Norm.
     mask_input: the encoder takes the damage mask (1 = damaged) as a fourth channel.
-    keep_gate: the decoder says per pixel how much of the photo to keep (see keep_or_paint).
+    residual: given the photo, the decoder paints the change to it, so that sound detail, which no bottleneck lets
+    through whole, passes untouched.
     """
 
     width: int = 64
@@ -31,7 +32,7 @@ class VaeConfig:
     blocks: int = 4
     norm: Norm = "instance"
     mask_input: bool = False
-    keep_gate: bool = False
+    residual: bool = False
 
     def __post_init__(self) -> None:
         if min(self.width, self.latent_channels) < 1 or self.blocks < 0:
@@ -63,7 +64,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent map -> photo, or photo and keep gate."""
+    """Latent map -> photo, or the change to one."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -73,16 +74,15 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(
             [nn.ConvTranspose2d(c, c, 4, stride=2, padding=1), nn.ConvTranspose2d(c, config.width, 4, 2, 1)]
         )
-        self.head = nn.Conv2d(config.width, 4 if config.keep_gate else 3, 7)
+        self.head = nn.Conv2d(config.width, 3, 7)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, 3, 4h, 4w) in [-1, 1]; with keep_gate (N, 4, 4h, 4w), the gate's logit last."""
+        """(N, C, h, w) -> (N, 3, 4h, 4w), in [-1, 1] unless the config is residual."""
         x = self.blocks(z)
         for conv in self.up:
             x = activate(normalise(conv(x), self.config.norm))
         x = self.head(reflect(x, 3))
-        # The gate mixes linearly; a squashed picture could not undo what the kept share of the photo adds.
-        return x if self.config.keep_gate else torch.tanh(x)
+        return x if self.config.residual else torch.tanh(x)
 
 
 class Vae(nn.Module):
@@ -102,10 +102,8 @@ class Vae(nn.Module):
     def decode(self, z: Tensor, source: Tensor | None = None) -> Tensor:
         """Latents -> picture (N, 3, H, W).
 
-        source: the photo the latents came from, (N, 3, H, W); with keep_gate its sound pixels are kept. Without a
-        source the painted picture alone is returned.
+        source: the photo the latents came from, (N, 3, H, W); a residual decoder changes it. Without a source, the
+        picture is painted from the latents alone, as in the first two stages of training.
         """
         painted: Tensor = self.decoder(z)
-        if not self.config.keep_gate:
-            return painted
-        return painted[:, :3] if source is None else keep_or_paint(source, painted)
+        return source + painted if self.config.residual and source is not None else painted

@@ -53,6 +53,13 @@ def low_resolution(photo: Image, rng: Generator) -> Image:
     return _clip(cv2.resize(cv2.resize(photo, small, interpolation=cv2.INTER_CUBIC), (w, h), interpolation=back))
 
 
+def resampled(photo: Image, size: tuple[int, int], rng: Generator) -> Image:
+    """To (width, height): by area where it shrinks, else bilinear or bicubic."""
+    smaller = size[0] < photo.shape[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_CUBIC
+    return _clip(cv2.resize(photo, size, interpolation=how))
+
+
 def jpeg(photo: Image, rng: Generator) -> Image:
     """JPEG of quality 40 to 100."""
     quality = int(rng.integers(40, 101))

@@ -1,7 +1,7 @@
 """Train the five-point landmark model of the compact set: dlib's regression trees on openly licensed photos.
 
 Few of them have hand-placed points, all of frontal faces with a closed mouth. So each is shown many times: mirrored,
-tilted, turned to the side as if it had depth, with the mouth drawn about, lit from the side, blurred, noisy, compressed.
+tilted, turned to the side as if it had depth, with the mouth drawn about, lit from the side, blurred, noisy, packed.
 Then the model places the points on the other training faces itself, those count on which it agrees with itself seen
 in a mirror, and it learns again from both.
 """
@@ -344,8 +344,7 @@ def train_landmarks(
     ]
     pictures = [(as_rgb(grey), points) for grey, points in heldout]
 
-    # The first model has hand-placed points alone: it sees as many pictures as the later ones do.
-    sets: list[tuple[Sequence[Portrait], int]] = [(people, 2 * recipe.variants if recipe.rounds else recipe.variants)]
+    sets: list[tuple[Sequence[Portrait], int]] = [(people, recipe.variants)]
     for number in range(recipe.rounds + 1):
         landmarks = fit(sets, recipe, out_path)
         error = measure(landmarks, pictures)

@@ -1,0 +1,179 @@
+"""The networks at toy widths: shapes, gradients, bad configs, and maths against plain formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oldphoto.loading import Config, build
+from oldphoto.models import mapping as mapping_module
+from oldphoto.models.blocks import normalise
+from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
+from oldphoto.models.scratch_unet import BlurPool, ScratchUnetConfig
+from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
+from oldphoto.models.vae import Vae, VaeConfig
+
+TINY = MappingConfig(latent_channels=4, channels=(6, 8), blocks=2, context_blocks=1)
+
+
+def test_vae_shapes() -> None:
+    vae = Vae(VaeConfig(width=4, latent_channels=6, blocks=1))
+    latent = vae.encode(torch.zeros(2, 3, 32, 48))
+    assert latent.shape == (2, 6, 8, 12)
+    assert vae.decode(latent).shape == (2, 3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        VaeConfig(width=4, latent_channels=4, blocks=1),
+        VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True, residual=True),
+        TINY,
+        replace(TINY, context="non_local"),
+        replace(TINY, context="non_local", norm="none", combine="add", any_damage=True),
+        replace(TINY, context="patches"),
+        ScratchUnetConfig(width=2),
+        FaceGeneratorConfig(width=2, steering=4),
+        FaceGeneratorConfig(width=2, steering=4, residual=True),
+    ],
+    ids=str,
+)
+def test_every_parameter_gets_a_gradient(config: Config) -> None:
+    torch.manual_seed(0)
+    net = build(config)
+    mask = torch.zeros(2, 1, 64, 64)
+    mask[..., 8:40, 8:40] = 1.0
+    out: Tensor
+    match net:
+        case Vae():
+            photo = torch.rand(2, 3, 64, 64)
+            out = net.decode(net.encode(photo, mask if net.config.mask_input else None), photo)
+        case Mapping():
+            out = net(torch.rand(2, 4, 16, 16), mask)
+        case FaceGenerator():
+            out = net(torch.rand(2, 3, 64, 64))
+        case _:
+            out = net(torch.rand(2, 1, 64, 64))
+    out.square().mean().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    # A bias right before an instance norm has no effect, hence a gradient of rounding errors; None would mean unused.
+    assert [name for name, p in net.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: VaeConfig(width=0),
+        lambda: MappingConfig(channels=()),
+        lambda: replace(TINY, context="patches", blocks=1),
+        lambda: MappingConfig(context="elsewhere"),  # type: ignore[arg-type]  # what the test is about
+        lambda: ScratchUnetConfig(width=0),
+        lambda: FaceGeneratorConfig(steering=0),
+    ],
+)
+def test_bad_configs_are_refused(bad: Callable[[], Config]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        bad()
+
+
+def test_normalise_in_place_equals_torch() -> None:
+    x = torch.randn(2, 3, 7, 9, generator=torch.Generator().manual_seed(1)) * 3 + 1
+    expected = F.instance_norm(x, eps=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(normalise(x.clone(), "instance"), expected, atol=1e-5)
+
+
+def test_a_residual_decoder_paints_the_change() -> None:
+    vae = Vae(VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", residual=True))
+    latent, photo = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32)
+    assert torch.allclose(vae.decode(latent, photo) - photo, vae.decode(latent), atol=1e-6)
+    nn.init.zeros_(vae.decoder.head.weight)
+    nn.init.zeros_(vae.decoder.head.bias)  # type: ignore[arg-type]  # this layer has a bias
+    assert torch.equal(vae.decode(latent, photo), photo)
+
+
+def test_a_published_decoder_paints_the_whole_picture() -> None:
+    vae = Vae(VaeConfig(width=4, latent_channels=4, blocks=1))
+    latent = torch.randn(1, 4, 8, 8) * 9
+    with torch.inference_mode():
+        painted = vae.decode(latent)
+        assert torch.equal(vae.decode(latent, torch.rand(1, 3, 32, 32)), painted)
+    assert float(painted.abs().max()) <= 1.0
+
+
+def test_attention_equals_the_full_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the N x N formula of the paper, with chunks so small that there are many."""
+    torch.manual_seed(3)
+    block = NonLocal(replace(TINY, context="non_local"))
+    x, keep = torch.randn(2, 8, 5, 6), (torch.rand(2, 1, 5, 6) > 0.4).float()
+    q, k, v = (m(x).flatten(2).transpose(1, 2) for m in (block.query, block.key, block.value))
+    rows = torch.softmax(q @ k.transpose(1, 2), dim=2) * keep.flatten(2)
+    rows = rows / rows.sum(dim=2, keepdim=True).clamp_min(1e-12)
+    expected = (rows @ v).transpose(1, 2).reshape(2, 8, 5, 6)
+    monkeypatch.setattr(mapping_module, "LOGITS_AT_ONCE", 100)
+    assert torch.allclose(block.attend(x, keep), expected, atol=1e-5)
+
+
+def test_attention_ignores_damaged_keys() -> None:
+    torch.manual_seed(4)
+    block = NonLocal(replace(TINY, context="non_local"))
+    x, keep = torch.randn(1, 8, 6, 6), torch.ones(1, 1, 6, 6)
+    keep[..., 2:4, 2:4] = 0.0
+    changed = x + torch.where(keep == 0, 5.0, 0.0)
+    before, after = block.attend(x, keep), block.attend(changed, keep)
+    sound = keep.bool().expand_as(before)
+    assert torch.allclose(before[sound], after[sound], atol=1e-5)
+
+
+def test_attention_of_a_photo_damaged_all_over_is_zero() -> None:
+    block = NonLocal(replace(TINY, context="non_local"))
+    assert not block.attend(torch.randn(1, 8, 4, 4), torch.zeros(1, 1, 4, 4)).any()
+
+
+def test_patch_attention_copies_the_most_alike_patch() -> None:
+    scale = PatchScale(1, 2, replace(TINY, context="patches"))
+    x = torch.tensor([[3.0, 1.0, 1.0, 3.0], [1.0, 1.0, 1.0, 1.0], [9.0, 3.0, 0.0, 0.0], [3.0, 3.0, 5.0, 5.0]])
+    damaged = torch.zeros(1, 1, 4, 4)
+    damaged[..., :2, :2] = 1.0
+    out = scale.compose(x[None, None], damaged)
+    # Row-major patches: 1 is the mirror image, 2 is exactly three times patch 0, 3 has another shape.
+    assert torch.equal(out[0, 0, :2, :2], x[2:, :2])
+    assert torch.equal(out[0, 0, 2:], x[2:])
+
+
+def test_patch_attention_without_a_sound_patch_changes_nothing() -> None:
+    scale = PatchScale(1, 2, replace(TINY, context="patches"))
+    x = torch.randn(1, 1, 4, 4)
+    assert torch.equal(scale.compose(x, torch.ones(1, 1, 4, 4)), x)
+
+
+def test_any_damage_sees_lines_that_sampling_loses() -> None:
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 3] = 1.0
+    assert mapping_module.damaged_cells(mask, (4, 4), any_damage=True)[0, 0, :, 0].all()
+    assert not mapping_module.damaged_cells(mask, (4, 4), any_damage=False).any()
+
+
+def test_blur_pool_equals_opencv() -> None:
+    import cv2
+
+    x = np.random.default_rng(0).random((16, 12)).astype(np.float32)
+    ours = BlurPool(1)(torch.from_numpy(x)[None, None])[0, 0].numpy()
+    blurred = cv2.GaussianBlur(x, (3, 3), 0, borderType=cv2.BORDER_REFLECT_101)  # sigma 0 is the binomial kernel
+    assert np.allclose(ours, blurred[::2, ::2], atol=1e-6)
+
+
+def test_face_generator_refuses_odd_sizes() -> None:
+    with pytest.raises(ValueError, match="multiple of 32"):
+        FaceGenerator(FaceGeneratorConfig(width=2, steering=2))(torch.zeros(1, 3, 48, 48))
+
+
+def test_build_makes_each_kind() -> None:
+    kinds = {type(build(c)) for c in (VaeConfig(4, 4, 1), TINY, ScratchUnetConfig(2), FaceGeneratorConfig(2, 2))}
+    assert len(kinds) == 4
+    assert all(issubclass(k, nn.Module) for k in kinds)

@@ -1,0 +1,244 @@
+"""Whole restorations with the compact set that ships: sizes, modes, masks, faces, the Python API."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import oldphoto
+from oldphoto import weights
+from oldphoto.blending import blend
+from oldphoto.errors import OutOfMemoryError, UsageError
+from oldphoto.image import Photo, read_photo
+from oldphoto.options import Options
+from oldphoto.pipeline import Models, Restorer, choose_device, restore
+from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PLAIN = Options(faces=False)
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    nets = [f.net for f in weights.read_lock() if f.set == "compact"]
+    return Models.load(weights.resolve("compact", lambda _: nets, offline=True), "cpu")
+
+
+@pytest.fixture(scope="module")
+def couple() -> Photo:
+    return read_photo(EXAMPLES / "couple_1855.webp")
+
+
+def crop(photo: Photo, height: int, width: int) -> Photo:
+    return Photo.from_array(np.array(photo.pixels[:height, :width], np.uint8))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (129, 67), (256, 256)])
+@pytest.mark.parametrize("options", [PLAIN, Options(with_scratch=True), Options(with_scratch=True, hr="on")], ids=str)
+def test_the_size_stays_exactly(size: tuple[int, int], options: Options, models: Models, couple: Photo) -> None:
+    photo = crop(couple, *size)
+    done = restore(photo, models, options)
+    assert (done.photo.height, done.photo.width) == (photo.height, photo.width)
+    assert done.photo.depth == photo.depth
+    assert (done.mask is None) == (not options.with_scratch)
+    assert {"translation"} <= set(done.seconds)
+
+
+def test_restoring_twice_gives_the_same(models: Models, couple: Photo) -> None:
+    photo = crop(couple, 128, 128)
+    one, two = (restore(photo, models, PLAIN).photo.pixels for _ in range(2))
+    assert np.array_equal(one, two)
+
+
+def test_the_input_is_not_changed(models: Models, couple: Photo) -> None:
+    photo = crop(couple, 128, 128)
+    before = photo.pixels.copy()
+    restore(photo, models, Options(with_scratch=True))
+    assert np.array_equal(photo.pixels, before)
+
+
+def test_grey_stays_grey_and_sixteen_bits_stay_sixteen(models: Models, couple: Photo) -> None:
+    grey = np.array(np.repeat(couple.pixels[:96, :96, :1], 3, axis=2), np.uint8)
+    done = restore(Photo(grey, grey=True), models, PLAIN).photo
+    assert done.grey
+    assert np.array_equal(done.pixels[..., 0], done.pixels[..., 2])
+    deep = Photo(couple.pixels[:96, :96].astype(np.uint16) * 257)
+    fine = restore(deep, models, PLAIN).photo
+    assert fine.depth == 16
+    assert len(np.unique(fine.pixels)) > 256, "a 16-bit photo must not pass through 8 bits"
+    coarse = restore(Photo(couple.pixels[:96, :96]), models, PLAIN).photo
+    assert np.abs(fine.pixels / 257.0 - coarse.pixels).max() <= 0.51
+
+
+def test_contrast_is_not_stretched(models: Models) -> None:
+    flat = Photo(np.full((64, 64, 3), 120, np.uint8))
+    assert np.abs(restore(flat, models, PLAIN).photo.pixels.astype(int) - 120).max() <= 6
+
+
+def test_a_given_mask_is_used_as_it_is_and_repairs(models: Models, couple: Photo) -> None:
+    clean = couple.pixels[100:228, 100:228]
+    mask = np.zeros((128, 128), np.bool_)
+    mask[60:64] = True
+    hurt = Photo(np.where(mask[..., None], np.uint8(255), clean))
+    done = restore(hurt, models, PLAIN, mask)
+    assert done.mask is not None
+    assert np.array_equal(done.mask, mask)
+
+    def error(p: Photo) -> float:
+        return float(np.abs(p.pixels.astype(int) - clean)[mask].mean())
+
+    assert error(done.photo) < 0.3 * error(hurt)
+    grown = restore(hurt, models, Options(faces=False, mask_dilation=2), mask)
+    assert grown.mask is not None
+    assert grown.mask.sum() == 8 * 128
+
+
+def test_white_scratches_are_found_and_repaired(models: Models, couple: Photo) -> None:
+    clean = couple.pixels[100:356, 60:316]
+    hurt = clean.copy()
+    hurt[:, 100:103] = 255
+    hurt[180:182, :] = 255
+    scratched = np.abs(hurt.astype(int) - clean).max(axis=2) > 40
+    done = restore(Photo(hurt), models, Options(with_scratch=True, faces=False))
+    assert done.mask is not None
+    assert done.mask[scratched].mean() > 0.8
+    assert done.mask.mean() < 0.2
+    off = np.abs(done.photo.pixels.astype(int) - clean)[scratched].mean()
+    assert off < 0.35 * np.abs(hurt.astype(int) - clean)[scratched].mean()
+
+
+def test_a_mask_of_another_size_is_refused(models: Models, couple: Photo) -> None:
+    with pytest.raises(UsageError, match="4 x 4"):
+        restore(couple, models, PLAIN, np.zeros((4, 4), np.bool_))
+
+
+def test_faces_are_found_and_the_rest_stays_bit_identical(models: Models, couple: Photo) -> None:
+    whole = restore(couple, models, Options())
+    without = restore(couple, models, PLAIN)
+    assert len(whole.faces) == 2
+    assert all(face.after is not None for face in whole.faces)
+    changed = (whole.photo.pixels != without.photo.pixels).any(axis=2)
+    assert changed.any()
+    for face in whole.faces:  # a generous square about each face holds all that changed
+        left, top, right, bottom = (round(v) for v in face.box)
+        margin = right - left
+        changed[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = False
+    assert not changed.any()
+    assert np.array_equal(blend(without.photo.pixels, whole.faces), whole.photo.pixels)
+
+
+def test_no_faces_is_no_error(models: Models) -> None:
+    assert restore(Photo(np.full((200, 200, 3), 90, np.uint8)), models, Options()).faces == ()
+
+
+def test_restorer_takes_pillow_and_arrays(couple: Photo) -> None:
+    restorer = Restorer.from_pretrained(model="compact", device="cpu", offline=True, options=PLAIN)
+    pixels = couple.pixels[:80, :90]
+    from_array = restorer.restore(pixels, PLAIN)
+    from_pillow = restorer.restore(Image.fromarray(pixels), PLAIN)
+    assert np.array_equal(np.asarray(from_array.image), np.asarray(from_pillow.image))
+    assert from_pillow.image.size == (90, 80)
+    assert oldphoto.Restorer is Restorer
+
+
+def test_half_precision_is_close(models: Models, couple: Photo) -> None:
+    photo = crop(couple, 96, 96)
+    half = restore(photo, Models.load(models.weight_set, "cpu", "bf16"), PLAIN).photo.pixels
+    full = restore(photo, models, PLAIN).photo.pixels
+    assert 0 < np.abs(half.astype(int) - full).mean() < 2.0
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(UsageError, match="doctor"):
+        choose_device("cuda:17")
+    with pytest.raises(UsageError):
+        choose_device("toaster")
+
+
+def test_running_out_of_memory_has_its_own_error(
+    models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("oldphoto.pipeline.translate", full)
+    with pytest.raises(OutOfMemoryError) as caught:
+        restore(couple, models, PLAIN)
+    assert caught.value.exit_code == 9
+    assert "--model compact" in caught.value.advice
+
+
+def test_compact_needs_no_network(tmp_path: Path) -> None:
+    """The command with every socket refused and no cache: scratches and faces included."""
+    guard = tmp_path / "sitecustomize.py"
+    guard.write_text(
+        "import socket\n"
+        "def refuse(*a, **k):\n    raise OSError('the network was used')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "oldphoto",
+        "restore",
+        str(EXAMPLES / "couple_1855.webp"),
+        "-o",
+        str(tmp_path / "o.webp"),
+    ]
+    run = subprocess.run(
+        [*command, "--with-scratch", "--model", "compact"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    with Image.open(tmp_path / "o.webp") as after, Image.open(EXAMPLES / "couple_1855.webp") as before:
+        assert after.size == before.size
+    assert socket.socket.connect is not None
+
+
+def test_detection_sizes_are_bounded() -> None:
+    for detection in (PUBLISHED_DETECTION, COMPACT_DETECTION):
+        for size in ((10, 1000), (1, 1), (9000, 9000), (300, 300)):
+            h, w = detection.size(*size)
+            assert h % 16 == w % 16 == 0
+            assert min(h, w) >= 32
+            assert h * w <= 5_000_000
+    assert COMPACT_DETECTION.size(304, 304) == (304, 304)
+
+
+def test_grey_is_pillows(couple: Photo) -> None:
+    ours = np.rint((grey_tensor(couple.pixels)[0, 0].numpy() + 1) * 127.5)
+    assert np.array_equal(ours, np.asarray(couple.to_pillow().convert("RGB").convert("L"), np.float32))
+
+
+def test_dilation_equals_scipy() -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    mask = np.random.default_rng(0).random((40, 30)) > 0.97
+    square = np.ones((3, 3), np.bool_)
+    assert np.array_equal(dilated(mask, 3), ndimage.binary_dilation(mask, square, iterations=3))
+    assert dilated(mask, 0) is mask
+
+
+def test_large_photos_are_recognised_by_size() -> None:
+    assert Options().large(3000, 2000)
+    assert not Options().large(800, 600)
+    assert not Options(hr="off").large(9000, 9000)
+    assert Options(hr="on").large(10, 10)
+
+
+def test_inference_leaves_no_gradients(models: Models) -> None:
+    assert not any(p.requires_grad for p in models.net("mapping").parameters())
+    assert torch.is_grad_enabled()
