@@ -332,7 +332,7 @@ def restore(
         Path | None, typer.Option(metavar="DIR", help="Also write the masks into this folder.", show_default=False)
     ] = None,
     scratch_threshold: Annotated[
-        float, typer.Option(help="Probability from which a pixel counts as scratched.")
+        float | None, typer.Option(help="Probability from which a pixel counts as scratched.")
     ] = Options.scratch_threshold,
     mask_dilation: Annotated[
         int | None,

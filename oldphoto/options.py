@@ -21,7 +21,7 @@ class Options:
     hr: the path for large photos: "auto" decides by size, "on" and "off" force it.
     faces: find faces and enhance them.
     face_size: side of the aligned face crop in pixels, 256 or 512; None takes 512 on the large-photo path, else 256.
-    scratch_threshold: probability in 0..1 from which a pixel counts as scratched (the reference's 0.4).
+    scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the model set's own figure.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
         were found, and 0 for a mask that the user gives.
     """
@@ -30,7 +30,7 @@ class Options:
     hr: LargeMode = "auto"
     faces: bool = True
     face_size: Literal[256, 512] | None = None
-    scratch_threshold: float = 0.4
+    scratch_threshold: float | None = None
     mask_dilation: int | None = None
 
     def __post_init__(self) -> None:
@@ -38,7 +38,7 @@ class Options:
             raise UsageError(f"hr is {self.hr!r}", "use auto, on or off")
         if self.face_size not in (None, 256, 512):
             raise UsageError(f"face size is {self.face_size}", "use 256 or 512")
-        if not 0.0 < self.scratch_threshold < 1.0:
+        if self.scratch_threshold is not None and not 0.0 < self.scratch_threshold < 1.0:
             raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")

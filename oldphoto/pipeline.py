@@ -26,7 +26,7 @@ from oldphoto.loading import load_compact, load_published, placed
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
-from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Mask, dilated, find_scratches
+from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
 from oldphoto.tensors import Pixels, mask_to_tensor, to_pixels, to_tensor
 from oldphoto.translation import TranslationNets, translate
 
@@ -131,10 +131,14 @@ class Models:
         with torch.inference_mode(), half:
             yield
 
-    def find_scratches(self, pixels: Pixels, threshold: float) -> Mask:
+    @property
+    def detection(self) -> Detection:
+        """How the set's detector looks at photos."""
+        return PUBLISHED_DETECTION if self.published else COMPACT_DETECTION
+
+    def find_scratches(self, pixels: Pixels, threshold: float | None) -> Mask:
         """(H, W, 3) pixels -> (H, W) bool."""
-        detection = PUBLISHED_DETECTION if self.published else COMPACT_DETECTION
-        return find_scratches(pixels, self.net("scratch_unet"), detection, threshold, self.device)
+        return find_scratches(pixels, self.net("scratch_unet"), self.detection, threshold, self.device)
 
     def translation(self, damaged: bool, large: bool) -> TranslationNets:
         """The networks for a photo with or without a mask, large or not."""

@@ -22,15 +22,16 @@ MOST_PIXELS = 4_000_000
 
 @dataclass(frozen=True)
 class Detection:
-    """The size a detector was trained to look at photos in.
+    """The size a detector was trained to look at photos in, and the probability from which it is believed.
 
     short_side: pixels. enlarges: smaller photos are scaled up to it. antialias: reduce with a low-pass, and enlarge the
-    result smoothly; the published detector does neither.
+    result smoothly; the published detector does neither. threshold: the default, 0..1.
     """
 
     short_side: int
     enlarges: bool
     antialias: bool
+    threshold: float
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) to look at a photo in: multiples of 16, at least 32 a side."""
@@ -42,14 +43,18 @@ class Detection:
         return h, w
 
 
-PUBLISHED_DETECTION = Detection(short_side=256, enlarges=True, antialias=False)
-COMPACT_DETECTION = Detection(short_side=768, enlarges=False, antialias=True)
+PUBLISHED_DETECTION = Detection(short_side=256, enlarges=True, antialias=False, threshold=0.4)
+COMPACT_DETECTION = Detection(short_side=768, enlarges=False, antialias=True, threshold=0.7)
 
 
 def find_scratches(
-    pixels: Pixels, unet: nn.Module, detection: Detection, threshold: float, device: torch.device
+    pixels: Pixels, unet: nn.Module, detection: Detection, threshold: float | None, device: torch.device
 ) -> Mask:
-    """pixels: (H, W, 3) uint8 or uint16 RGB -> (H, W) bool, True = scratched: probability at least `threshold`."""
+    """pixels: (H, W, 3) uint8 or uint16 RGB -> (H, W) bool, True = scratched: probability at least `threshold`.
+
+    threshold: None takes the detection's own.
+    """
+    threshold = detection.threshold if threshold is None else threshold
     grey = grey_tensor(pixels)
     probability = torch.sigmoid(unet(resized_for(grey, detection).to(device)).float().cpu())
     return scratch_mask(probability, (pixels.shape[0], pixels.shape[1]), threshold, smooth=detection.antialias)

@@ -54,10 +54,15 @@ def translate(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> Tensor:
 
 def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> Tensor:
     """The networks on photos in one piece: (N, 3, H, W), H and W multiples of nets.multiple -> the same shape."""
+    filled, latent = translate_latents(x, mask, nets)
+    return nets.clean_vae.decode(latent, filled)
+
+
+def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> tuple[Tensor, Tensor]:
+    """The photo with its holes filled, (N, 3, H, W), and its clean latents, (N, C, H/4, W/4)."""
     if mask is not None:
         x = fill_from_surroundings(x, mask) if nets.old_vae.config.mask_input else fill_white(x, mask)
-    latent = nets.mapping(nets.old_vae.encode(x, mask), mask)
-    return nets.clean_vae.decode(latent, x)
+    return x, nets.mapping(nets.old_vae.encode(x, mask), mask)
 
 
 def fill_white(x: Tensor, mask: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.vae import VaeConfig
 
 TINY: list[Config] = [
-    VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True, residual=True),
+    VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True, refine=4),
     MappingConfig(latent_channels=4, channels=(6, 8), blocks=2, context="non_local", context_blocks=1),
     ScratchUnetConfig(width=2),
     FaceGeneratorConfig(width=2, steering=4),

@@ -33,7 +33,7 @@ def test_vae_shapes() -> None:
     "config",
     [
         VaeConfig(width=4, latent_channels=4, blocks=1),
-        VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True, residual=True),
+        VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True, refine=4),
         TINY,
         replace(TINY, context="non_local"),
         replace(TINY, context="non_local", norm="none", combine="add", any_damage=True),
@@ -88,13 +88,21 @@ def test_normalise_in_place_equals_torch() -> None:
         assert torch.allclose(normalise(x.clone(), "instance"), expected, atol=1e-5)
 
 
-def test_a_residual_decoder_paints_the_change() -> None:
-    vae = Vae(VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", residual=True))
+def test_a_refining_decoder_mixes_photo_and_painting_and_never_shuts_one_out() -> None:
+    vae = Vae(VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", refine=4))
     latent, photo = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32)
-    assert torch.allclose(vae.decode(latent, photo) - photo, vae.decode(latent), atol=1e-6)
-    nn.init.zeros_(vae.decoder.head.weight)
-    nn.init.zeros_(vae.decoder.head.bias)  # type: ignore[arg-type]  # this layer has a bias
-    assert torch.equal(vae.decode(latent, photo), photo)
+    painted = vae.decode(latent)
+    assert float(painted.detach().abs().max()) <= 1.0
+    refine = vae.decoder.refine
+    assert refine is not None
+    bias = torch.zeros(4)
+    for logit, share in ((-100.0, 0.018), (0.0, 0.5), (100.0, 0.982)):
+        bias[3] = logit
+        refine.load_state_dict(
+            {**refine.state_dict(), "last.weight": torch.zeros_like(refine.last.weight), "last.bias": bias}
+        )
+        mixed = share * photo + (1.0 - share) * painted
+        assert torch.allclose(vae.decode(latent, photo), mixed, atol=1e-3)
 
 
 def test_a_published_decoder_paints_the_whole_picture() -> None:

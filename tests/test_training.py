@@ -163,7 +163,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     small = {
         "old_vae": old,
-        "clean_vae": replace(old, mask_input=False, residual=True),
+        "clean_vae": replace(old, mask_input=False, refine=4),
         "mapping": mapping,
         "scratch_unet": ScratchUnetConfig(width=2),
     }

@@ -13,7 +13,7 @@ from oldphoto.models.vae import Vae, VaeConfig
 from oldphoto.translation import TranslationNets, fill_from_surroundings, fill_white, translate, translate_whole
 
 OLD = VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True)
-CLEAN = replace(OLD, mask_input=False, residual=True)
+CLEAN = replace(OLD, mask_input=False, refine=4)
 MAPPING = MappingConfig(
     latent_channels=4, channels=(6,), blocks=1, context="non_local", context_blocks=1, norm="none", combine="add"
 )

@@ -192,7 +192,7 @@ class PatchScale(nn.Module):
         x = self.block(z)
         composed = torch.cat([self.compose(x[i : i + 1], damaged[i : i + 1]) for i in range(len(x))])
         del x
-        # The convolution over [z, composed, damaged], part by part: their concatenation would be the largest map of all.
+        # The convolution over [z, composed, damaged] part by part: their concatenation would be the largest map of all.
         c, weight = z.shape[1], self.combine.weight
         out = F.conv2d(z, weight[:, :c], self.combine.bias, padding=1)
         out = out + F.conv2d(composed, weight[:, c : 2 * c], padding=1)

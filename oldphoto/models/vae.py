@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oldphoto.models.blocks import Norm, activate, blocks, normalise, reflect
 
 STRIDE = 4
+SLOPE = 0.2
+GATE_BOUND = 4.0
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class VaeConfig:
     width: channels at full resolution. latent_channels: channels at 1/2 and 1/4 resolution.
     blocks: residual blocks on each side. norm: see blocks.Norm.
     mask_input: the encoder takes the damage mask (1 = damaged) as a fourth channel.
-    residual: given the photo, the decoder paints the change to it, so that sound detail, which no bottleneck lets
-    through whole, passes untouched.
+    refine: channels of two more convolutions at full resolution, which see the features, what was painted from the
+    latents alone, and the photo itself, and mix the two: sound detail, which no bottleneck lets through whole, passes
+    untouched, and noise need not pass the bottleneck to be taken away. 0 = none, as published.
     """
 
     width: int = 64
@@ -32,10 +36,10 @@ class VaeConfig:
     blocks: int = 4
     norm: Norm = "instance"
     mask_input: bool = False
-    residual: bool = False
+    refine: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.width, self.latent_channels) < 1 or self.blocks < 0:
+        if min(self.width, self.latent_channels) < 1 or min(self.blocks, self.refine) < 0:
             raise ValueError(f"VAE of width {self.width}, {self.latent_channels} latents, {self.blocks} blocks")
 
 
@@ -64,7 +68,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent map -> photo, or the change to one."""
+    """Latent map -> photo."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -75,14 +79,40 @@ class Decoder(nn.Module):
             [nn.ConvTranspose2d(c, c, 4, stride=2, padding=1), nn.ConvTranspose2d(c, config.width, 4, 2, 1)]
         )
         self.head = nn.Conv2d(config.width, 3, 7)
+        self.refine = Refine(config) if config.refine else None
 
-    def forward(self, z: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, 3, 4h, 4w), in [-1, 1] unless the config is residual."""
+    def paint(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, h, w) -> features (N, width, 4h, 4w), and the picture painted from the latents alone, in [-1, 1]."""
         x = self.blocks(z)
         for conv in self.up:
             x = activate(normalise(conv(x), self.config.norm))
-        x = self.head(reflect(x, 3))
-        return x if self.config.residual else torch.tanh(x)
+        return x, torch.tanh(self.head(reflect(x, 3)))
+
+    def forward(self, z: Tensor, source: Tensor | None = None) -> Tensor:
+        """z: (N, C, h, w); source: (N, 3, 4h, 4w) or None -> (N, 3, 4h, 4w), in [-1, 1] where nothing is refined."""
+        features, painted = self.paint(z)
+        return painted if self.refine is None or source is None else self.refine(features, painted, source)
+
+
+class Refine(nn.Module):
+    """At full resolution: how much of the photo to keep, how much of the painting to take, and the change to both."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(config.width + 6, config.refine, 3)
+        self.conv2 = nn.Conv2d(config.refine, config.refine, 3)
+        self.last = nn.Conv2d(config.refine, 4, 3)
+
+    def forward(self, features: Tensor, painted: Tensor, source: Tensor) -> Tensor:
+        """features: (N, width, H, W); painted, source: (N, 3, H, W) -> (N, 3, H, W), not clipped."""
+        x = torch.cat([features, painted, source], dim=1)
+        x = F.leaky_relu(self.conv1(reflect(x, 1)), SLOPE)
+        x = F.leaky_relu(self.conv2(reflect(x, 1)), SLOPE)
+        x = self.last(reflect(x, 1))
+        # The gate's logit is bounded: a gate stuck at "keep everything" would learn nothing more.
+        keep = torch.sigmoid(GATE_BOUND * torch.tanh(x[:, 3:] / GATE_BOUND))
+        out: Tensor = painted + keep * (source - painted) + x[:, :3]
+        return out
 
 
 class Vae(nn.Module):
@@ -102,8 +132,8 @@ class Vae(nn.Module):
     def decode(self, z: Tensor, source: Tensor | None = None) -> Tensor:
         """Latents -> picture (N, 3, H, W).
 
-        source: the photo the latents came from, (N, 3, H, W); a residual decoder changes it. Without a source, the
+        source: the photo the latents came from, (N, 3, H, W), for networks that refine it. Without a source, the
         picture is painted from the latents alone, as in the first two stages of training.
         """
-        painted: Tensor = self.decoder(z)
-        return source + painted if self.config.residual and source is not None else painted
+        picture: Tensor = self.decoder(z, source)
+        return picture

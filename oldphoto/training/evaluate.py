@@ -19,7 +19,7 @@ from oldphoto.errors import NoInputError
 from oldphoto.image import Photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, restore
-from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, grey_tensor, resized_for
+from oldphoto.scratches import grey_tensor, resized_for
 from oldphoto.training import degrade
 from oldphoto.training.data import image_files, overlays
 
@@ -206,7 +206,7 @@ def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]
     share of undamaged photos' pixels taken for scratches."""
     inside, outside = [], []
     hit = miss = wrong = 0
-    threshold = SCRATCHED.scratch_threshold
+    threshold = models.detection.threshold
     for pair in hurt:
         p = probability(models, pair.old)
         inside.append(p[pair.mask])
@@ -229,8 +229,7 @@ def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]
 @torch.inference_mode()
 def probability(models: Models, pixels: Pixels8) -> NDArray[np.float32]:
     """(H, W, 3) -> (H, W) float32, the detector's probability of "scratched" at the photo's own size."""
-    looked_at = PUBLISHED_DETECTION if models.published else COMPACT_DETECTION
-    grey = resized_for(grey_tensor(pixels), looked_at).to(models.device)
+    grey = resized_for(grey_tensor(pixels), models.detection).to(models.device)
     found = torch.sigmoid(models.net("scratch_unet")(grey)).float().cpu()
     full = torch.nn.functional.interpolate(found, size=pixels.shape[:2], mode="bilinear", align_corners=False)
     return np.asarray(full[0, 0].numpy(), np.float32)

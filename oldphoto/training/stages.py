@@ -25,17 +25,17 @@ from oldphoto.models.blocks import ResidualBlock
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
-from oldphoto.models.vae import Vae, VaeConfig
+from oldphoto.models.vae import Refine, Vae, VaeConfig
 from oldphoto.training import degrade
 from oldphoto.training.data import Photos, Sample, overlays, planes
 from oldphoto.training.degrade import Generator, Image
 from oldphoto.training.losses import PatchDiscriminator, deceive, discern, edges, feature_matching, latent_prior
-from oldphoto.translation import TranslationNets, translate_whole
+from oldphoto.translation import TranslationNets, translate_latents, translate_whole
 
 COMPACT: dict[str, Config] = {
     "scratch_unet": ScratchUnetConfig(width=16),
     "old_vae": VaeConfig(width=32, blocks=2, norm="none", mask_input=True),
-    "clean_vae": VaeConfig(width=32, blocks=2, norm="none", residual=True),
+    "clean_vae": VaeConfig(width=32, blocks=2, norm="none", refine=32),
     "mapping": MappingConfig(
         channels=(96, 96), blocks=4, context="non_local", context_blocks=1, norm="none", combine="add", any_damage=True
     ),
@@ -273,7 +273,7 @@ class MappingStage(_Translation):
 
 
 class FinetuneStage(_Translation):
-    """Stage three, ours: encoder, mapping and decoder end to end, the decoder painting the change."""
+    """Stage three, ours: encoder, mapping and decoder end to end, the decoder refining the photo."""
 
     def __init__(self, folders: Folders, compact: Path, recipe: Recipe) -> None:
         super().__init__(folders, recipe)
@@ -284,8 +284,6 @@ class FinetuneStage(_Translation):
             "mapping": loaded,
             "clean_vae": _vae(compact / "clean_vae.safetensors"),
         }
-        # From here on the decoder paints the change to the photo: it starts from none.
-        _silence(self._nets(self.nets).clean_vae.decoder.head)
 
     @staticmethod
     def _nets(nets: dict[str, nn.Module]) -> TranslationNets:
@@ -296,9 +294,20 @@ class FinetuneStage(_Translation):
         return TranslationNets(old, mapping, clean)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """L1 and edges of the restored picture."""
-        made = translate_whole(batch["old"], batch["mask"], self._nets(self.nets))
-        return {"l1": F.l1_loss(made, batch["clean"]), "edges": 0.25 * edges(made, batch["clean"])}, {}
+        """L1 and edges of the restored picture, and of what was painted from the latents alone.
+
+        Without the second, the deep layers would drift: next to nothing depends on them until they are used, and
+        Adam makes full steps of their faint gradients.
+        """
+        nets = self._nets(self.nets)
+        filled, latent = translate_latents(batch["old"], batch["mask"], nets)
+        decoder, clean = nets.clean_vae.decoder, batch["clean"]
+        features, painted = decoder.paint(latent)
+        terms = {"painted": 0.3 * F.l1_loss(painted, clean), "painted_edges": 0.1 * edges(painted, clean)}
+        if decoder.refine is not None:
+            made = decoder.refine(features, painted, filled)
+            terms |= {"l1": F.l1_loss(made, clean), "edges": 0.25 * edges(made, clean)}
+        return terms, {}
 
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
@@ -326,12 +335,12 @@ class ScratchStage(Stage):
         self.judges: dict[str, nn.Module] = {}
 
     def draw(self, rng: Generator) -> Sample:
-        """grey (1, S, S) in [-1, 1]; mask (1, S, S). One photo in six carries no damage."""
+        """grey (1, S, S) in [-1, 1]; mask (1, S, S). One photo in three carries no damage."""
         photo = self.photos.crop(self.recipe.size, rng)
         photo = degrade.wider_mixture(photo, rng)
         side = self.recipe.size
         mask = np.zeros((side, side), np.bool_)
-        if rng.random() > 0.17:
+        if rng.random() > 0.33:
             harm = degrade.damage((side, side), self.overlays, rng)
             photo, mask = degrade.covered(photo, harm, rng), harm.mask
         if rng.random() < 0.3:
@@ -444,6 +453,8 @@ def fresh(config: Config) -> nn.Module:
         for module in net.modules():
             if isinstance(module, ResidualBlock):
                 module.conv2.weight.data.mul_(0.1)
+            if isinstance(module, Refine):
+                module.last.weight.data.mul_(0.1)
     return net
 
 
@@ -462,10 +473,10 @@ def _vae(path: Path) -> Vae:
 
 
 STAGES: dict[str, tuple[Callable[[Folders, Path, Recipe], Stage], Recipe]] = {
-    "old-vae": (lambda f, c, r: VaeStage(f, c, r, old=True), Recipe(steps=1200, batch=6, size=128)),
-    "clean-vae": (lambda f, c, r: VaeStage(f, c, r, old=False), Recipe(steps=1200, batch=8, size=128)),
-    "mapping": (MappingStage, Recipe(steps=1200, batch=8, size=128)),
-    "finetune": (FinetuneStage, Recipe(steps=8000, batch=8, size=128, rate=4e-4)),
-    "scratch-unet": (ScratchStage, Recipe(steps=2500, batch=6, size=256, rate=1e-3)),
-    "face-generator": (FaceStage, Recipe(steps=1500, batch=4, size=256, rate=4e-4)),
+    "old-vae": (lambda f, c, r: VaeStage(f, c, r, old=True), Recipe(steps=500, batch=4, size=128, rate=6e-4)),
+    "clean-vae": (lambda f, c, r: VaeStage(f, c, r, old=False), Recipe(steps=450, batch=8, size=128, rate=6e-4)),
+    "mapping": (MappingStage, Recipe(steps=260, batch=8, size=128, rate=6e-4)),
+    "finetune": (FinetuneStage, Recipe(steps=4400, batch=4, size=128, rate=5e-4)),
+    "scratch-unet": (ScratchStage, Recipe(steps=2500, batch=5, size=192, rate=1e-3)),
+    "face-generator": (FaceStage, Recipe(steps=500, batch=4, size=256, rate=6e-4)),
 }
