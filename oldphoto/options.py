@@ -21,7 +21,7 @@ class Options:
     hr: the path for large photos: "auto" decides by size, "on" and "off" force it.
     faces: find faces and enhance them.
     face_size: side of the aligned face crop in pixels, 256 or 512; None takes 512 on the large-photo path, else 256.
-    scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the model set's own figure.
+    scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the set's own figure.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
         were found, and 0 for a mask that the user gives.
     """

@@ -127,6 +127,20 @@ def test_attention_equals_the_full_matrix(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.allclose(block.attend(x, keep), expected, atol=1e-5)
 
 
+def test_leaving_out_cells_far_from_damage_changes_nothing() -> None:
+    torch.manual_seed(6)
+    config = replace(TINY, context="non_local", norm="none", combine="add", any_damage=True)
+    block = NonLocal(config)
+    x, mask = torch.randn(1, 8, 20, 24), torch.zeros(1, 1, 80, 96)
+    mask[..., 30:34, 40:60] = 1.0
+    keep = block.keep_map(mask, (20, 24))
+    rows = block._rows(keep)
+    assert rows is not None
+    assert 0 < len(rows) < 20 * 24 / 2
+    everywhere = x + (1.0 - keep) * block.blocks(block.out(block.attend(x, keep)))
+    assert torch.allclose(block(x, mask), everywhere, atol=1e-5)
+
+
 def test_attention_ignores_damaged_keys() -> None:
     torch.manual_seed(4)
     block = NonLocal(replace(TINY, context="non_local"))

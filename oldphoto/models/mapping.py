@@ -127,14 +127,27 @@ class NonLocal(nn.Module):
         # With no norm after the attention, cells far from damage cannot be told by it: nothing to do, nothing lost.
         if self.config.norm == "none" and bool((keep == 1.0).all()):
             return x
-        rebuilt: Tensor = self.blocks(self.out(self.attend(x, keep)))
+        rebuilt: Tensor = self.blocks(self.out(self.attend(x, keep, self._rows(keep))))
         if self.config.combine == "add":
             return x + (1.0 - keep) * rebuilt
         return keep * x + (1.0 - keep) * rebuilt
 
-    def attend(self, x: Tensor, keep: Tensor) -> Tensor:
+    def _rows(self, keep: Tensor) -> Tensor | None:
+        """The cells whose attention can reach a damaged cell, row-major; None = all of them.
+
+        The residual blocks after the attention look two cells further each. A norm would look at the whole map, so with
+        one no cell may be left out, though only damaged cells take the result.
+        """
+        if self.config.norm != "none" or len(keep) > 1:
+            return None
+        reach = 2 * len(self.blocks)
+        near = F.max_pool2d(1.0 - keep, 2 * reach + 1, stride=1, padding=reach)
+        return torch.nonzero(near.flatten()).flatten()
+
+    def attend(self, x: Tensor, keep: Tensor, rows: Tensor | None = None) -> Tensor:
         """Softmax over all cells, damaged keys struck out, rows renormalised: (N, C, h, w) -> (N, C, h, w).
 
+        rows: numbers of the cells to compute, row-major; the others give 0. None = all.
         A row whose kept mass underflows 1e-12 fades to 0 instead of being blown up, as published; a photo damaged all
         over therefore gives 0.
         """
@@ -143,15 +156,22 @@ class NonLocal(nn.Module):
         key = self.key(x).flatten(2)  # (N, C, cells)
         value = self.value(x).flatten(2).transpose(1, 2)  # (N, cells, C)
         weights = keep.flatten(2)  # (N, 1, cells)
-        rows = []
-        for rows_now in _chunks(h * w, n * h * w):
-            logits = torch.matmul(query[:, rows_now], key)  # (N, rows, cells)
+        if rows is not None:
+            query = query[:, rows]
+        done = []
+        for now in _chunks(query.shape[1], n * h * w):
+            logits = torch.matmul(query[:, now], key)  # (N, rows, cells)
             mass = torch.exp(logits - logits.amax(dim=2, keepdim=True))
             kept = mass * weights
             least = 1e-12 * mass.sum(dim=2, keepdim=True)
             total = torch.maximum(kept.sum(dim=2, keepdim=True), least)
-            rows.append(torch.matmul(kept, value) / total)
-        return torch.cat(rows, dim=1).transpose(1, 2).reshape(n, c, h, w)
+            done.append(torch.matmul(kept, value) / total)
+        result = torch.cat(done, dim=1)
+        if rows is not None:
+            everywhere = result.new_zeros(n, h * w, c)
+            everywhere[:, rows] = result
+            result = everywhere
+        return result.transpose(1, 2).reshape(n, c, h, w)
 
 
 class PatchAttention(nn.Module):
