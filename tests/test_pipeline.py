@@ -159,7 +159,7 @@ def test_half_precision_is_close(models: Models, couple: Photo) -> None:
 
 def test_devices_that_are_not_there_are_refused() -> None:
     assert choose_device("cpu").type == "cpu"
-    with pytest.raises(UsageError, match="doctor"):
+    with pytest.raises(UsageError, match="not available here"):
         choose_device("cuda:17")
     with pytest.raises(UsageError):
         choose_device("toaster")
