@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.published import PublishedNets
+
+# The hub client reads it once, when it is imported; the tests' own hub on 127.0.0.1 must be reachable.
+os.environ.pop("HF_HUB_OFFLINE", None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
