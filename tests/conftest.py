@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from tests.published import PublishedNets
 
-# The hub client reads it once, when it is imported; the tests' own hub on 127.0.0.1 must be reachable.
+# The hub client reads this once, when it is imported: here, before a test sets it, so that the tests' own hub on
+# 127.0.0.1 can be reached by those that follow.
 os.environ.pop("HF_HUB_OFFLINE", None)
+importlib.import_module("huggingface_hub.constants")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
