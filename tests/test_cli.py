@@ -11,12 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from oldphoto.image import Photo
 from PIL import Image
 from typer.testing import CliRunner
 
 from oldphoto import __version__, cli, weights
 from oldphoto.errors import ExitCode, WeightsCorruptError, WeightsUnavailableError
+from oldphoto.image import Photo
 from oldphoto.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
