@@ -68,6 +68,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
     if mask is not None and mask.shape != (photo.height, photo.width):
         raise UsageError(f"mask of {mask.shape[1]} x {mask.shape[0]} for a photo of {photo.width} x {photo.height}")
     large = options.large(photo.width, photo.height)
+    trusted = mask is not None
     seconds: dict[Stage, float] = {}
     with _memory_errors(), models.inference():
         with _timed(seconds, "scratches"):
@@ -81,7 +82,8 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         with _timed(seconds, "translation"):
             x = to_tensor(photo.pixels).to(models.device)
             damage = None if mask is None else mask_to_tensor(mask).to(models.device)
-            pixels = to_pixels(translate(x, damage, models.translation(damage is not None, large)), photo.pixels.dtype)
+            nets = models.translation(damage is not None, large)
+            pixels = to_pixels(translate(x, damage, nets, trusted=trusted), photo.pixels.dtype)
         faces: list[Face] = []
         if options.faces:
             with _timed(seconds, "faces"):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oldphoto.models.mapping import PATCH_SIZES, Mapping
-from oldphoto.models.vae import STRIDE, Vae
+from oldphoto.models.vae import STRIDE, Source, Vae
 from oldphoto.tensors import pad_to_multiple
 
 # The least side the encoder's first reflection and two halvings can take.
@@ -44,18 +44,24 @@ class TranslationNets:
         return STRIDE * max(PATCH_SIZES) if self.mapping.config.context == "patches" else STRIDE
 
 
-def translate(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> Tensor:
-    """Restore a photo (1, 3, H, W), any H and W; mask (1, 1, H, W) or None. Returns the same shape, in [-1, 1]."""
+def translate(x: Tensor, mask: Tensor | None, nets: TranslationNets, *, trusted: bool = True) -> Tensor:
+    """Restore a photo (1, 3, H, W), any H and W; mask (1, 1, H, W) or None. Returns the same shape, in [-1, 1].
+
+    trusted: nothing of what lies under the mask is looked at. Otherwise networks that refine the photo may keep what
+    was masked by mistake.
+    """
     padded, padding = pad_to_multiple(x, nets.multiple, LEAST_SIDE)
     padded_mask = None if mask is None else pad_to_multiple(mask, nets.multiple, LEAST_SIDE)[0]
-    out = _by_tiles(padded, padded_mask, nets) if nets.bounded else translate_whole(padded, padded_mask, nets)
+    run = _by_tiles if nets.bounded else translate_whole
+    out = run(padded, padded_mask, nets, trusted)
     return padding.crop(out).clamp(-1.0, 1.0)
 
 
-def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> Tensor:
+def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True) -> Tensor:
     """The networks on photos in one piece: (N, 3, H, W), H and W multiples of nets.multiple -> the same shape."""
     filled, latent = translate_latents(x, mask, nets)
-    return nets.clean_vae.decode(latent, filled)
+    mask = torch.zeros_like(x[:, :1]) if mask is None else mask
+    return nets.clean_vae.decode(latent, Source(filled, filled if trusted else x, mask))
 
 
 def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> tuple[Tensor, Tensor]:
@@ -91,7 +97,7 @@ def fill_from_surroundings(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, coarse, x)
 
 
-def _by_tiles(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> Tensor:
+def _by_tiles(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool) -> Tensor:
     """As translate_whole, tile by tile. Attention looks no further than its tile and halo, 1,280 pixels across."""
     height, width = x.shape[-2:]
     out = torch.empty_like(x)
@@ -100,7 +106,7 @@ def _by_tiles(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> Tensor:
             y0, y1 = max(0, top - HALO), min(height, bottom + HALO)
             x0, x1 = max(0, left - HALO), min(width, right + HALO)
             part = None if mask is None else mask[..., y0:y1, x0:x1]
-            tile = translate_whole(x[..., y0:y1, x0:x1], part, nets)
+            tile = translate_whole(x[..., y0:y1, x0:x1], part, nets, trusted)
             out[..., top:bottom, left:right] = tile[..., top - y0 : bottom - y0, left - x0 : right - x0]
     return out
 

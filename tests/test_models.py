@@ -17,7 +17,7 @@ from oldphoto.models.blocks import normalise
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
 from oldphoto.models.scratch_unet import BlurPool, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
-from oldphoto.models.vae import Vae, VaeConfig
+from oldphoto.models.vae import Source, Vae, VaeConfig
 
 TINY = MappingConfig(latent_channels=4, channels=(6, 8), blocks=2, context_blocks=1)
 
@@ -53,7 +53,8 @@ def test_every_parameter_gets_a_gradient(config: Config) -> None:
     match net:
         case Vae():
             photo = torch.rand(2, 3, 64, 64)
-            out = net.decode(net.encode(photo, mask if net.config.mask_input else None), photo)
+            source = Source(photo, 1.0 - photo, mask)
+            out = net.decode(net.encode(photo, mask if net.config.mask_input else None), source)
         case Mapping():
             out = net(torch.rand(2, 4, 16, 16), mask)
         case FaceGenerator():
@@ -90,27 +91,30 @@ def test_normalise_in_place_equals_torch() -> None:
 
 def test_a_refining_decoder_mixes_photo_and_painting_and_never_shuts_one_out() -> None:
     vae = Vae(VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", refine=4))
-    latent, photo = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32)
+    latent, filled, seen = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
     painted = vae.decode(latent)
     assert float(painted.detach().abs().max()) <= 1.0
     refine = vae.decoder.refine
     assert refine is not None
-    bias = torch.zeros(4)
-    for logit, share in ((-100.0, 0.018), (0.0, 0.5), (100.0, 0.982)):
-        bias[3] = logit
-        refine.load_state_dict(
-            {**refine.state_dict(), "last.weight": torch.zeros_like(refine.last.weight), "last.bias": bias}
-        )
-        mixed = share * photo + (1.0 - share) * painted
-        assert torch.allclose(vae.decode(latent, photo), mixed, atol=1e-3)
+    bias = torch.zeros(5)
+    for kept, share in ((-100.0, 0.018), (0.0, 0.5), (100.0, 0.982)):
+        for believed, seen_share in ((-100.0, 0.018), (100.0, 0.982)):
+            bias[3], bias[4] = kept, believed
+            refine.load_state_dict(
+                {**refine.state_dict(), "last.weight": torch.zeros_like(refine.last.weight), "last.bias": bias}
+            )
+            photo = seen_share * seen + (1.0 - seen_share) * filled
+            mixed = share * photo + (1.0 - share) * painted
+            assert torch.allclose(vae.decode(latent, Source(filled, seen, seen[:, :1])), mixed, atol=1e-3)
 
 
 def test_a_published_decoder_paints_the_whole_picture() -> None:
     vae = Vae(VaeConfig(width=4, latent_channels=4, blocks=1))
     latent = torch.randn(1, 4, 8, 8) * 9
+    photo = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         painted = vae.decode(latent)
-        assert torch.equal(vae.decode(latent, torch.rand(1, 3, 32, 32)), painted)
+        assert torch.equal(vae.decode(latent, Source(photo, photo, photo[:, :1])), painted)
     assert float(painted.abs().max()) <= 1.0
 
 

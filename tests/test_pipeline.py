@@ -168,7 +168,7 @@ def test_devices_that_are_not_there_are_refused() -> None:
 def test_running_out_of_memory_has_its_own_error(
     models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> NoReturn:
+    def full(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr("oldphoto.pipeline.translate", full)

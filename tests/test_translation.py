@@ -97,3 +97,16 @@ def test_surroundings_continue_a_ramp_better_than_its_mean() -> None:
 def test_a_photo_without_a_sound_pixel_becomes_grey() -> None:
     out = fill_from_surroundings(torch.ones(1, 3, 9, 12), torch.ones(1, 1, 9, 12))
     assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_nothing_under_a_trusted_mask_is_looked_at() -> None:
+    x = torch.rand(1, 3, 40, 48) * 2 - 1
+    mask = torch.zeros(1, 1, 40, 48)
+    mask[..., 10:22, 8:30] = 1.0
+    other = torch.where(mask > 0, -x, x)
+    with torch.inference_mode():
+        trio = nets()
+        trusted = [translate(photo, mask, trio, trusted=True) for photo in (x, other)]
+        doubted = [translate(photo, mask, trio, trusted=False) for photo in (x, other)]
+    assert torch.equal(*trusted)
+    assert float((doubted[0] - doubted[1])[mask.bool().expand_as(x)].abs().min()) > 0.0

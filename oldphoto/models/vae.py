@@ -88,10 +88,23 @@ class Decoder(nn.Module):
             x = activate(normalise(conv(x), self.config.norm))
         return x, torch.tanh(self.head(reflect(x, 3)))
 
-    def forward(self, z: Tensor, source: Tensor | None = None) -> Tensor:
-        """z: (N, C, h, w); source: (N, 3, 4h, 4w) or None -> (N, 3, 4h, 4w), in [-1, 1] where nothing is refined."""
+    def forward(self, z: Tensor, source: Source | None = None) -> Tensor:
+        """z: (N, C, h, w); source: of 4h x 4w, or None -> (N, 3, 4h, 4w), in [-1, 1] where nothing is refined."""
         features, painted = self.paint(z)
         return painted if self.refine is None or source is None else self.refine(features, painted, source)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The photo that a latent map came from, as a decoder that refines it needs it.
+
+    filled: (N, 3, H, W), its holes filled. seen: (N, 3, H, W), what lay under a mask that may be mistaken; equal to
+    `filled` where the mask is to be believed. mask: (N, 1, H, W), 1 = damaged.
+    """
+
+    filled: Tensor
+    seen: Tensor
+    mask: Tensor
 
 
 class Refine(nn.Module):
@@ -99,19 +112,21 @@ class Refine(nn.Module):
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(config.width + 6, config.refine, 3)
+        self.conv1 = nn.Conv2d(config.width + 10, config.refine, 3)
         self.conv2 = nn.Conv2d(config.refine, config.refine, 3)
-        self.last = nn.Conv2d(config.refine, 4, 3)
+        self.last = nn.Conv2d(config.refine, 5, 3)
 
-    def forward(self, features: Tensor, painted: Tensor, source: Tensor) -> Tensor:
-        """features: (N, width, H, W); painted, source: (N, 3, H, W) -> (N, 3, H, W), not clipped."""
-        x = torch.cat([features, painted, source], dim=1)
+    def forward(self, features: Tensor, painted: Tensor, source: Source) -> Tensor:
+        """features: (N, width, H, W); painted: (N, 3, H, W) -> (N, 3, H, W), not clipped."""
+        x = torch.cat([features, painted, source.filled, source.seen, source.mask], dim=1)
         x = F.leaky_relu(self.conv1(reflect(x, 1)), SLOPE)
         x = F.leaky_relu(self.conv2(reflect(x, 1)), SLOPE)
         x = self.last(reflect(x, 1))
-        # The gate's logit is bounded: a gate stuck at "keep everything" would learn nothing more.
-        keep = torch.sigmoid(GATE_BOUND * torch.tanh(x[:, 3:] / GATE_BOUND))
-        out: Tensor = painted + keep * (source - painted) + x[:, :3]
+        # The gates' logits are bounded: a gate stuck at "keep everything" would learn nothing more.
+        gates = torch.sigmoid(GATE_BOUND * torch.tanh(x[:, 3:] / GATE_BOUND))
+        keep, believe = gates[:, :1], gates[:, 1:]
+        photo = source.filled + believe * (source.seen - source.filled)
+        out: Tensor = painted + keep * (photo - painted) + x[:, :3]
         return out
 
 
@@ -129,11 +144,11 @@ class Vae(nn.Module):
         latent: Tensor = self.encoder(x, mask)
         return latent
 
-    def decode(self, z: Tensor, source: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, source: Source | None = None) -> Tensor:
         """Latents -> picture (N, 3, H, W).
 
-        source: the photo the latents came from, (N, 3, H, W), for networks that refine it. Without a source, the
-        picture is painted from the latents alone, as in the first two stages of training.
+        source: the photo the latents came from, for networks that refine it. Without a source, the picture is painted
+        from the latents alone, as in the first two stages of training.
         """
         picture: Tensor = self.decoder(z, source)
         return picture

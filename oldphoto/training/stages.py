@@ -7,7 +7,8 @@ Stage one of the paper: `old-vae`, `clean-vae`. Stage two: `mapping`, with both 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Map
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from oldphoto.models.blocks import ResidualBlock
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
-from oldphoto.models.vae import Refine, Vae, VaeConfig
+from oldphoto.models.vae import Refine, Source, Vae, VaeConfig
 from oldphoto.training import degrade
 from oldphoto.training.data import Photos, Sample, overlays, planes
 from oldphoto.training.degrade import Generator, Image
@@ -147,7 +148,15 @@ class _Translation(Stage):
             np.array_equal(clean[..., 0], clean[..., 1]) and np.array_equal(clean[..., 1], clean[..., 2])
         ):
             old = degrade.grey(old) if rng.random() < 0.7 else old
-        return {"clean": planes(clean), "old": planes(old), "mask": mask[None].astype(np.float32)}
+        trusted = rng.random() < 0.4
+        if not trusted:
+            mask = mistaken(mask, old, self.overlays, rng)
+        return {
+            "clean": planes(clean),
+            "old": planes(old),
+            "mask": mask[None].astype(np.float32),
+            "trusted": np.full((1, 1, 1), trusted, np.float32),
+        }
 
     def fixed(self, count: int = 12, side: int = 192) -> dict[str, Tensor]:
         """The same samples at every validation, of seeds no training step uses."""
@@ -156,16 +165,33 @@ class _Translation(Stage):
 
 
 def told(mask: NDArray[np.bool_], rng: Generator) -> NDArray[np.bool_]:
-    """The mask as the networks will meet it: true, grown by a pixel or two, or with pieces a detector missed."""
+    """The mask as its maker draws it: true, or grown by a pixel or two."""
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.4:
         return mask
-    grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=1 + int(kind > 0.6))
-    if kind < 0.8:
-        return grown.astype(np.bool_)
-    coarse = rng.random((4, 4), dtype=np.float32)
-    missed = cv2.resize(coarse, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.7
-    return grown.astype(np.bool_) & ~missed
+    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=1 + int(kind > 0.75)).astype(
+        np.bool_
+    )
+
+
+def mistaken(
+    mask: NDArray[np.bool_], photo: Image, harm: Map[str, Sequence[NDArray[np.uint8]]], rng: Generator
+) -> NDArray[np.bool_]:
+    """The mask as a detector finds it: pieces are missed, and thin bright or dark structures of the photo, or places
+    where nothing is, are taken for damage."""
+    if rng.random() < 0.3:
+        coarse = rng.random((4, 4), dtype=np.float32)
+        mask = mask & (cv2.resize(coarse, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) < 0.7)
+    kind = rng.random()
+    if kind < 0.2:
+        return mask | degrade.damage((mask.shape[0], mask.shape[1]), harm, rng).mask
+    if kind < 0.6:
+        size = int(rng.choice((3, 5, 7)))
+        hat = cv2.MORPH_TOPHAT if rng.random() < 0.8 else cv2.MORPH_BLACKHAT
+        thin = cv2.morphologyEx(photo.mean(axis=2), hat, np.ones((size, size), np.uint8))
+        found = thin > max(0.04, float(np.quantile(thin, 1.0 - rng.uniform(0.002, 0.06))))
+        return mask | told(found, rng)
+    return mask
 
 
 class VaeStage(_Translation):
@@ -300,12 +326,14 @@ class FinetuneStage(_Translation):
         Adam makes full steps of their faint gradients.
         """
         nets = self._nets(self.nets)
-        filled, latent = translate_latents(batch["old"], batch["mask"], nets)
+        old, mask = batch["old"], batch["mask"]
+        filled, latent = translate_latents(old, mask, nets)
         decoder, clean = nets.clean_vae.decoder, batch["clean"]
         features, painted = decoder.paint(latent)
         terms = {"painted": 0.3 * F.l1_loss(painted, clean), "painted_edges": 0.1 * edges(painted, clean)}
         if decoder.refine is not None:
-            made = decoder.refine(features, painted, filled)
+            seen = torch.where(batch["trusted"] > 0, filled, old)
+            made = decoder.refine(features, painted, Source(filled, seen, mask))
             terms |= {"l1": F.l1_loss(made, clean), "edges": 0.25 * edges(made, clean)}
         return terms, {}
 
@@ -316,9 +344,11 @@ class FinetuneStage(_Translation):
         device = next(nets["mapping"].parameters()).device
         batch = {k: v.to(device) for k, v in self.fixed(count=24).items()}
         made = translate_whole(batch["old"], batch["mask"], trio)
+        told = translate_whole(batch["old"], batch["mask"], trio, trusted=False)
         kept = translate_whole(batch["clean"], None, trio)
         return {
             "psnr": _psnr(made, batch["clean"]),
+            "psnr_untrusted": _psnr(told, batch["clean"]),
             "psnr_input": _psnr(batch["old"], batch["clean"]),
             "psnr_undamaged": _psnr(kept, batch["clean"]),
         }
@@ -335,12 +365,12 @@ class ScratchStage(Stage):
         self.judges: dict[str, nn.Module] = {}
 
     def draw(self, rng: Generator) -> Sample:
-        """grey (1, S, S) in [-1, 1]; mask (1, S, S). One photo in three carries no damage."""
+        """grey (1, S, S) in [-1, 1]; mask (1, S, S). Two photos in five carry no damage."""
         photo = self.photos.crop(self.recipe.size, rng)
         photo = degrade.wider_mixture(photo, rng)
         side = self.recipe.size
         mask = np.zeros((side, side), np.bool_)
-        if rng.random() > 0.33:
+        if rng.random() > 0.4:
             harm = degrade.damage((side, side), self.overlays, rng)
             photo, mask = degrade.covered(photo, harm, rng), harm.mask
         if rng.random() < 0.3:
