@@ -10,8 +10,9 @@ import os
 import time
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,9 +41,24 @@ from oldphoto.image import (
     write_mask,
     write_photo,
 )
+from oldphoto.manifest import (
+    VERSION,
+    FaceFacts,
+    FileFacts,
+    Record,
+    Setting,
+    error_facts,
+    file_facts,
+    hash_file,
+    now,
+    peak_memory,
+    versions,
+)
 from oldphoto.options import Options
+from oldphoto.weights import needed_nets
 
 if TYPE_CHECKING:
+    from oldphoto.faces import Face
     from oldphoto.pipeline import Restoration
 
 Existing = Literal["refuse", "skip", "overwrite"]
@@ -80,19 +96,31 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one photo. `error` is None if it was restored and written.
+class Work:
+    """What restores photos once weights are loaded.
 
-    size: (width, height) in pixels, None if it could not be read. seconds: wall time from reading to written.
+    restore: one photo. setting: what the run's records say of options and weights.
+    device_memory: the most memory, in bytes, that the graphics card has held since it was last asked.
     """
 
+    restore: RestoreOne
+    setting: Setting
+    device_memory: Callable[[], int | None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo: `record` is its line of the manifest, `error` None if it was restored and written."""
+
     planned: Planned
+    record: Record
     error: Exception | None = None
-    size: tuple[int, int] | None = None
-    faces: int = 0
-    seconds: float = 0.0
-    stages: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) in pixels, None if it could not be read."""
+        width, height = self.record["input"].get("width"), self.record["input"].get("height")
+        return None if width is None or height is None else (width, height)
 
 
 @dataclass(frozen=True)
@@ -179,30 +207,35 @@ def plan(
 
 def run(
     photos: Sequence[Planned],
-    load: Callable[[], RestoreOne],
+    load: Callable[[], Work],
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    keep: Callable[[Record], None] | None = None,
     on_start: Callable[[Planned], None] = lambda planned: None,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Summary:
     """Restore the photos one after the other; a photo that fails is recorded and the next one is taken.
 
-    load: gives the function that restores one photo. It is called once, and only if there is a photo to try, so that
-        a run with nothing to do fetches and loads no weights. Its errors end the run.
+    load: gives what restores photos. It is called once, and only if there is a photo to try, so that a run with nothing
+        to do fetches and loads no weights. Its errors end the run.
     max_pixels: as in read_photo.
+    keep: takes each photo's record: of a restored one before its output takes its name, so that no output is without.
     Ctrl-C ends the run between two whole files. Weights that are missing or damaged end it with their error, since no
     other photo could do better.
     """
     outcomes: list[Outcome] = []
-    restore: RestoreOne | None = None
+    work: Work | None = None
     try:
         for planned in photos:
+            record = _blank_record(planned)
             if planned.problem is not None:
-                outcome = Outcome(planned, error=planned.problem)
+                outcome = _failed(planned, record, planned.problem)
             else:
-                restore = restore or load()
+                work = work or load()
                 on_start(planned)
-                outcome = _restore_file(planned, restore, max_pixels)
+                outcome = _restore_file(planned, record, work, max_pixels, keep)
+            if outcome.error is not None and keep is not None:
+                keep(outcome.record)
             outcomes.append(outcome)
             on_done(outcome)
     except KeyboardInterrupt:
@@ -239,37 +272,124 @@ def _size(path: Path) -> tuple[int, int] | None:
             return None  # a bad file has its error told when it is read
 
 
-def _restore_file(planned: Planned, restore: RestoreOne, max_pixels: int | None) -> Outcome:
+def _restore_file(
+    planned: Planned, record: Record, work: Work, max_pixels: int | None, keep: Callable[[Record], None] | None
+) -> Outcome:
+    """Read, restore and write one photo, and write down in `record` what is found on the way."""
     started = time.perf_counter()
     size = None
+    setting = work.setting
+    record["options"] = asdict(setting.options)
+    weights: dict[str, str] = {}
+    record["model"] = {
+        "set": setting.model_set,
+        "precision": setting.precision,
+        "device": setting.device,
+        "weights": weights,
+    }
+
+    def finish(part: Path) -> None:
+        record["output"] |= {"sha256": hash_file(part), "bytes": part.stat().st_size}
+        record["stages"]["write"] = round(time.perf_counter() - writing, 3)
+        record["seconds"] = round(time.perf_counter() - started, 3)
+        record["peak_memory_bytes"] = peak_memory()
+        record["peak_device_memory_bytes"] = work.device_memory()
+        record["status"] = "restored"
+        if keep is not None:
+            keep(record)
+
     try:
-        photo = read_photo(planned.source, max_pixels=max_pixels)
+        photo = _read_whole(planned.source, record["input"], max_pixels)
         size = (photo.width, photo.height)
-        mask = None if planned.mask is None else read_mask(planned.mask, size)
+        mask = None
+        if planned.mask is not None:
+            mask = read_mask(planned.mask, size)
+            record["mask"] = file_facts(planned.mask)
+        weights |= _weights_used(setting, size, mask is not None)
         # No minutes of work for what cannot be written in the end.
-        output_format(photo, planned.target)
+        format = output_format(photo, planned.target)
         for target in (planned.target, planned.mask_target):
             if target is not None:
                 _make_folder(target.parent)
-        result = restore(photo, mask)
+        read = time.perf_counter()
+        result = work.restore(photo, mask)
+        record["stages"] = {"read": round(read - started, 3)}
+        record["stages"] |= {name: round(seconds, 3) for name, seconds in result.seconds.items()}
+        record["mask_share"] = None if result.mask is None else round(float(result.mask.mean()), 6)
+        record["faces"] = [_face_facts(face) for face in result.faces]
+        record["warnings"] = list(result.warnings)
+        record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
+        writing = time.perf_counter()
         # The mask goes first: where the photo exists, all that belongs to it does.
         if planned.mask_target is not None and result.mask is not None:
             write_mask(result.mask, planned.mask_target)
-        write_photo(result.photo, planned.target)
+            record["saved_mask"] = file_facts(planned.mask_target)
+        write_photo(result.photo, planned.target, before_move=finish)
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
     except Exception as error:
         # Even a bug costs one photo, not the rest of a long run; the caller shows it.
-        cause = out_of_memory(error, size) or error
-        return Outcome(planned, error=cause, size=size, seconds=time.perf_counter() - started)
-    return Outcome(
-        planned,
-        size=size,
-        faces=len(result.faces),
-        seconds=time.perf_counter() - started,
-        stages=dict(result.seconds.items()),
-        warnings=tuple(result.warnings),
-    )
+        record["seconds"] = round(time.perf_counter() - started, 3)
+        return _failed(planned, record, out_of_memory(error, size) or error)
+    return Outcome(planned, record)
+
+
+def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None) -> Photo:
+    """The photo of a file, and in `facts` what the file was; an error if the file changes meanwhile."""
+    before = _stamp(path)
+    with suppress(OSError):  # read_photo says better what is wrong with the file
+        facts.update(file_facts(path))
+    photo = read_photo(path, max_pixels=max_pixels)
+    if before is None or facts["sha256"] is None or _stamp(path) != before:
+        raise FileAccessError(f"{path} changed while it was read", "restore it again when it is whole")
+    facts.update({"format": photo.metadata.format, "width": photo.width, "height": photo.height})
+    return photo
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _weights_used(setting: Setting, size: tuple[int, int], has_mask: bool) -> dict[str, str]:
+    nets = needed_nets(setting.model_set, setting.options, setting.options.large(*size), has_mask)
+    return {net: setting.weights[net] for net in nets if net in setting.weights}
+
+
+def _face_facts(face: Face) -> FaceFacts:
+    return {"box": [round(float(edge), 1) for edge in face.box], "score": round(float(face.score), 3), "strength": None}
+
+
+def _blank_record(planned: Planned) -> Record:
+    return {
+        "version": VERSION,
+        "status": "failed",
+        "time": now(),
+        "input": {"path": str(planned.source), "sha256": None, "bytes": None},
+        "output": {"path": str(planned.target), "sha256": None, "bytes": None},
+        "mask": None,
+        "saved_mask": None,
+        "mask_share": None,
+        "options": {},
+        "model": None,
+        "faces": [],
+        "seconds": 0.0,
+        "stages": {},
+        "peak_memory_bytes": None,
+        "peak_device_memory_bytes": None,
+        "versions": versions(),
+        "warnings": [],
+        "error": None,
+    }
+
+
+def _failed(planned: Planned, record: Record, error: Exception) -> Outcome:
+    output: FileFacts = {"path": str(planned.target), "sha256": None, "bytes": None}
+    record = {**record, "status": "failed", "output": output, "error": error_facts(error)}
+    return Outcome(planned, record, error)
 
 
 def out_of_memory(error: BaseException, size: tuple[int, int] | None = None) -> OutOfMemoryError | None:

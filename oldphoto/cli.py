@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import traceback
+from contextlib import ExitStack
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -37,10 +38,11 @@ from oldphoto.errors import (
     WeightsCorruptError,
     WeightsUnavailableError,
 )
+from oldphoto.manifest import Manifest, Setting, error_facts
 from oldphoto.options import Options
 
 if TYPE_CHECKING:
-    from oldphoto.batch import Outcome, Plan, Planned, RestoreOne, Summary
+    from oldphoto.batch import Outcome, Plan, Planned, Summary, Work
     from oldphoto.weights import Copy, ModelSet, WeightFile
     from oldphoto.weights import Model as ModelName
 
@@ -67,6 +69,8 @@ class FaceSize(StrEnum):
     SMALL = "256"
     LARGE = "512"
 
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 FACE_SIZES: dict[FaceSize, Literal[256, 512]] = {FaceSize.SMALL: 256, FaceSize.LARGE: 512}
 
@@ -199,7 +203,7 @@ class Report:
         for photo in self.plan.photos:
             if photo.problem is not None:
                 self._failure(photo, photo.problem)
-                self._result("failed", photo, error=_error_facts(photo.problem))
+                self._result("failed", photo, error=error_facts(photo.problem))
             elif self.as_json:
                 self._result("planned", photo)
             else:
@@ -219,29 +223,30 @@ class Report:
         self.done += 1
         self.progress.advance(self.task)
         photo = outcome.planned
-        for warning in outcome.warnings:
+        record = outcome.record
+        for warning in record["warnings"]:
             self.say(f"{photo.source}: {warning}")
         if outcome.error is not None:
             self._failure(photo, outcome.error)
             if self.verbose and not isinstance(outcome.error, OldphotoError):
                 self.console.print(Text("".join(traceback.format_exception(outcome.error))))
-            self._result("failed", photo, error=_error_facts(outcome.error))
+            self._result("failed", photo, error=error_facts(outcome.error))
             return
         if self.lines:
-            line = f"[{self.done}/{len(self.plan.photos)}] {photo.source} -> {photo.target} ({outcome.seconds:.1f} s)"
+            line = f"[{self.done}/{len(self.plan.photos)}] {photo.source} -> {photo.target} ({record['seconds']:.1f} s)"
             if self.verbose and outcome.size is not None:
-                stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome.stages.items())
-                line += f", {outcome.size[0]} x {outcome.size[1]} pixels, {outcome.faces} faces, {stages}"
+                stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in record["stages"].items())
+                line += f", {outcome.size[0]} x {outcome.size[1]} pixels, {len(record['faces'])} faces, {stages}"
             self.say(line)
         self._result(
             "restored",
             photo,
             width=outcome.size and outcome.size[0],
             height=outcome.size and outcome.size[1],
-            faces=outcome.faces,
-            seconds=round(outcome.seconds, 3),
-            stages={name: round(seconds, 3) for name, seconds in outcome.stages.items()},
-            warnings=list(outcome.warnings),
+            faces=len(record["faces"]),
+            seconds=record["seconds"],
+            stages=record["stages"],
+            warnings=record["warnings"],
         )
 
     def end(self, summary: Summary) -> ExitCode:
@@ -275,15 +280,6 @@ class Report:
                 | {name: str(path) for name, path in paths.items() if path is not None}
                 | facts
             )
-
-
-def _error_facts(error: Exception) -> dict[str, Any]:
-    return {
-        "kind": type(error).__name__,
-        "message": str(error),
-        "advice": error.advice if isinstance(error, OldphotoError) else "",
-        "exit_code": int(error.exit_code if isinstance(error, OldphotoError) else ExitCode.BUG),
-    }
 
 
 def print_json(value: dict[str, Any] | list[Any]) -> None:
@@ -355,6 +351,12 @@ def restore(
             min=0, help="Refuse photos with more pixels; 0 is no limit. By default 500 million.", show_default=False
         ),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what is done to each photo into this JSON Lines file.", show_default=False
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
@@ -394,19 +396,26 @@ def restore(
     if dry_run:
         raise typer.Exit(report.dry_run())
 
-    def load() -> RestoreOne:
+    def load() -> Work:
         return load_models(plan, options, model.value, device, precision.value, offline=offline, report=report)
 
-    with report:
-        summary = batch.run(
-            plan.photos, load, max_pixels=limit, on_start=report.photo_started, on_done=report.photo_done
-        )
+    with ExitStack() as open_files:
+        lines = None if manifest is None else open_files.enter_context(Manifest(manifest, overwrite=overwrite))
+        with report:
+            summary = batch.run(
+                plan.photos,
+                load,
+                max_pixels=limit,
+                keep=None if lines is None else lines.append,
+                on_start=report.photo_started,
+                on_done=report.photo_done,
+            )
     raise typer.Exit(report.end(summary))
 
 
 def load_models(
     plan: Plan, options: Options, model: str, device: str, precision: str, *, offline: bool, report: Report
-) -> RestoreOne:
+) -> Work:
     """Have the weights this plan needs and no others, load them once, and give what restores one photo."""
     from oldphoto import batch, weights
     from oldphoto.pipeline import Models
@@ -424,7 +433,10 @@ def load_models(
     if weight_set.note is not None:
         report.say(weight_set.note)
     models = Models.load(weight_set, device, precision)
-    return lambda photo, mask: restore_photo(photo, models, options, mask)
+    setting = Setting(options, weight_set.name, weight_set.hashes, str(models.device), models.precision)
+    return batch.Work(
+        lambda photo, mask: restore_photo(photo, models, options, mask), setting, device_memory=models.peak_memory
+    )
 
 
 class Downloads:
@@ -465,12 +477,39 @@ def megabytes(count: int | None) -> str:
     return "? MB" if count is None else f"{count / 1e6:.1f} MB"
 
 
+# ---- verify ----
+
+
+@app.command()
+def verify(
+    manifests: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST", help="Files that --manifest wrote.", show_default=False)
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Hash inputs and outputs again and say what has changed since they were restored; exit code 4 if anything has."""
+    from oldphoto import manifest
+
+    photos, changed = 0, 0
+    for record, changes in manifest.verify(record for path in manifests for record in manifest.read(path)):
+        photos += 1
+        changed += bool(changes)
+        if as_json:
+            paths = {role: facts["path"] for role in manifest.ROLES if (facts := record[role]) is not None}
+            print_json(paths | {"changes": {change.role: change.what for change in changes}})
+        else:
+            for change in changes:
+                typer.echo(f"{change.what}  {change.role.replace('_', ' ')}  {shown(change.path)}")
+    if not as_json:
+        typer.echo(f"{photos} photos verified, {changed} changed")
+    if changed:
+        raise typer.Exit(ExitCode.SOME_FAILED)
+
+
 # ---- weights ----
 
 weights_app = typer.Typer(no_args_is_help=True, help="See, fetch, check, import and remove weight files.")
 app.add_typer(weights_app, name="weights")
-
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
 class WeightChoice(StrEnum):
@@ -550,8 +589,8 @@ def download(
         print_json(rows)
 
 
-@weights_app.command()
-def verify(choice: Choice = WeightChoice.ALL, as_json: AsJson = False) -> None:
+@weights_app.command("verify")
+def verify_weights(choice: Choice = WeightChoice.ALL, as_json: AsJson = False) -> None:
     """Hash every weight file on this machine again and say which are wrong; exit code 8 if any is."""
     from oldphoto import weights
 

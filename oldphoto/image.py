@@ -237,7 +237,12 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int | None
 
 
 def write_photo(
-    photo: Photo, path: str | os.PathLike[str], *, format: str | None = None, quality: int | None = None
+    photo: Photo,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    before_move: Callable[[Path], None] = lambda part: None,
 ) -> None:
     """Write a photo with all the metadata the format takes: whole, in one step, or not at all.
 
@@ -245,6 +250,7 @@ def write_photo(
     followed. On any failure, Ctrl-C included, the temporary file is removed and what was at `path` is still there.
     format: as in output_format. quality: 1 to 100, for JPEG and WebP; the lossless formats pay no heed. None reuses a
     JPEG source's own quantisation for a JPEG, keeps a lossless WebP lossless, and else takes 95.
+    before_move: called with the temporary file when it is whole; what it raises is a failure like any other.
     Raises UsageError as output_format does, FileAccessError if the file cannot be written.
     """
     path = Path(path)
@@ -259,6 +265,7 @@ def write_photo(
                 _WRITERS[target](photo, handle, quality)
                 handle.flush()
                 os.fsync(handle.fileno())
+            before_move(part)
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)

@@ -163,6 +163,14 @@ class Models:
         """Pixels by which found scratches grow: the published large-photo path was made for 3, its other for none."""
         return (3 if large else 0) if self.published else 1
 
+    def peak_memory(self) -> int | None:
+        """The most memory in bytes that the graphics card has held since the last call; None on other devices."""
+        if self.device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
+
     def _path(self, net: str) -> Path:
         return self.weight_set.files[net]
 

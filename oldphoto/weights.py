@@ -31,7 +31,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -135,11 +135,15 @@ class Copy:
 
 @dataclass(frozen=True)
 class WeightSet:
-    """Verified paths by net; `note` is one line for the user where the set is not the one they may expect."""
+    """Verified paths by net, and the sha256 each was found to have.
+
+    note: one line for the user where the set is not the one they may expect.
+    """
 
     name: ModelSet
     files: dict[str, Path]
     note: str | None = None
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -467,21 +471,23 @@ def resolve(
     """
     known = {(file.set, file.net): file for file in (read_lock() if files is None else files)}
 
-    def obtain_all(name: ModelSet, connect_timeout: float) -> dict[str, Path]:
-        paths = {}
+    def obtain_all(name: ModelSet, connect_timeout: float, note: str | None = None) -> WeightSet:
+        paths, hashes = {}, {}
         for net in nets_for(name):
             if (name, net) not in known:
                 raise WeightsUnavailableError(f"weights.lock has no {name} {net}", UNAVAILABLE_ADVICE)
-            paths[net] = obtain(known[name, net], offline=offline, progress=progress, connect_timeout=connect_timeout)
-        return paths
+            file = known[name, net]
+            paths[net] = obtain(file, offline=offline, progress=progress, connect_timeout=connect_timeout)
+            hashes[net] = file.sha256
+        return WeightSet(name, paths, note, hashes)
 
     if model != "auto":
-        return WeightSet(model, obtain_all(model, CONNECT_TIMEOUT_SECONDS))
+        return obtain_all(model, CONNECT_TIMEOUT_SECONDS)
     try:
-        return WeightSet("published", obtain_all("published", HURRIED_CONNECT_TIMEOUT_SECONDS))
+        return obtain_all("published", HURRIED_CONNECT_TIMEOUT_SECONDS)
     except (WeightsUnavailableError, FileAccessError) as error:
         note = f"using the compact weights, since the published ones can't be had: {error}"
-        return WeightSet("compact", obtain_all("compact", CONNECT_TIMEOUT_SECONDS), note)
+        return obtain_all("compact", CONNECT_TIMEOUT_SECONDS, note)
 
 
 def obtain(

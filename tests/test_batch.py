@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from oldphoto import batch
-from oldphoto.batch import Outcome, Plan, Planned
+from oldphoto.batch import Outcome, Plan, Planned, Work
 from oldphoto.errors import (
     BadImageError,
     ExitCode,
@@ -26,6 +25,10 @@ from oldphoto.errors import (
     WeightsCorruptError,
 )
 from oldphoto.image import Photo
+from oldphoto.manifest import Setting
+from oldphoto.options import Options
+
+SETTING = Setting(Options(), "compact", {})
 
 
 def draw(path: Path, size: tuple[int, int] = (12, 8), colour: tuple[int, int, int] = (200, 100, 50)) -> Path:
@@ -52,7 +55,7 @@ def negative(photo: Photo, mask: Any) -> Any:
 
 
 def run(plan: Plan, restore: Any = negative, **kwargs: Any) -> batch.Summary:
-    return batch.run(plan.photos, lambda: restore, **kwargs)
+    return batch.run(plan.photos, lambda: Work(restore, SETTING), **kwargs)
 
 
 def pairs(plan: Plan, root: Path) -> dict[str, str]:
@@ -326,7 +329,8 @@ def test_pixels_are_what_the_restorer_made(tmp_path: Path) -> None:
     with Image.open(tmp_path / "out/a.png") as picture:
         assert picture.getcolors() == [(96, (55, 155, 205))]
     [outcome] = summary.outcomes
-    assert (outcome.size, outcome.stages, outcome.warnings) == ((12, 8), {"translate": 0.5}, ("a note",))
+    assert (outcome.size, outcome.record["warnings"]) == ((12, 8), ["a note"])
+    assert outcome.record["stages"]["translate"] == 0.5
 
 
 def test_a_bad_photo_does_not_stop_the_others(album: Path) -> None:
@@ -380,9 +384,9 @@ def test_damaged_weights_end_the_run(album: Path) -> None:
 def test_models_are_loaded_once_and_only_for_a_photo_that_can_be_tried(album: Path) -> None:
     loads: list[int] = []
 
-    def load() -> Callable[[Photo, Any], Any]:
+    def load() -> Work:
         loads.append(1)
-        return negative
+        return Work(negative, SETTING)
 
     missing = Planned(album / "no.jpg", album / "out/no.jpg", problem=OldphotoError("no such photo"))
     batch.run([missing], load)

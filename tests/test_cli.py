@@ -35,12 +35,13 @@ class Calls:
     def load(
         self, plan: Any, options: Options, model: str, device: str, precision: str, *, offline: bool, report: Any
     ) -> Any:
-        from oldphoto.batch import large_or_not
+        from oldphoto.batch import Work, large_or_not
+        from oldphoto.manifest import Setting
 
         self.loads.append((model, device, precision, offline))
         self.options = options
         self.large = large_or_not(plan.photos, options)
-        return self.restore
+        return Work(self.restore, Setting(options, "compact", {"mapping": "0" * 64}))
 
     def restore(self, photo: Photo, mask: Any) -> Any:
         self.masked.append(mask is not None)
@@ -49,7 +50,7 @@ class Calls:
         return SimpleNamespace(
             photo=photo.with_pixels(255 - photo.pixels),
             mask=mask,
-            faces=("one", "two"),
+            faces=(SimpleNamespace(box=(1.0, 2.0, 5.0, 6.0), score=0.5),) * 2,
             seconds={"translation": 0.25},
             warnings=("a face was too small",),
         )
@@ -153,7 +154,7 @@ def test_json_is_one_object_per_photo_and_nothing_else(tmp_path: Path, calls: Ca
     assert bad["error"]["exit_code"] == ExitCode.BAD_IMAGE
     assert good["target"] == str(tmp_path / "out" / "ünï [b].png")
     assert (good["width"], good["height"], good["faces"]) == (12, 8, 2)
-    assert good["stages"] == {"translation": 0.25}
+    assert good["stages"]["translation"] == 0.25
     assert good["warnings"] == ["a face was too small"]
 
 
@@ -181,7 +182,7 @@ def test_verbose_says_what_was_passed_over_and_how_long_it_took(tmp_path: Path, 
     (tmp_path / "in/notes.txt").write_text("x")
     done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--verbose")
     assert "passed over 1 " in done.stderr
-    assert "12 x 8 pixels, 2 faces, translation 0.2 s" in done.stderr
+    assert "12 x 8 pixels, 2 faces, read 0.0 s, translation 0.2 s" in done.stderr
 
 
 def test_names_cannot_forge_lines_or_colours(tmp_path: Path, calls: Calls) -> None:
@@ -321,7 +322,8 @@ def test_weights_list_shows_every_file_and_the_licence() -> None:
     done = oldphoto("weights", "list", "--json")
     rows = json.loads(done.stdout)
     assert {(row["set"], row["net"]) for row in rows} == {(file.set, file.net) for file in weights.read_lock()}
-    assert {row["state"] for row in rows if row["set"] == "published"} == {"absent"}
+    # An installed package may bring the published landmarks.
+    assert {row["state"] for row in rows if row["set"] == "published" and row.get("place") != "python"} == {"absent"}
     plain = oldphoto("weights", "list")
     assert plain.exit_code == 0
     assert "can't be used in a commercial product" in plain.stdout

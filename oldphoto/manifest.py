@@ -1,0 +1,323 @@
+"""What was done to each photo: JSON Lines that only ever grow, one line a photo, and how they are checked later.
+
+The order on disk makes an interrupted run safe to go on with: a photo's line is written before its output takes its
+name. So an output without a line is somebody else's file, and a line without its output is a photo to do again. Where
+a photo has several lines, the last one counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import os
+import platform
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from oldphoto import __version__
+from oldphoto.errors import ExitCode, FileAccessError, OldphotoError, RefusedOverwriteError
+from oldphoto.options import Options
+
+# Goes up when a line changes in a way that readers have to know of.
+VERSION = 1
+SCHEMA = Path(__file__).with_name("manifest.schema.json")
+# How each line begins, by which one that was cut short is told from another kind of file.
+_START = b'{"version": '
+
+Role = Literal["input", "output", "mask", "saved_mask"]
+ROLES: tuple[Role, ...] = ("input", "output", "mask", "saved_mask")
+_PACKAGES = ("torch", "numpy", "pillow", "opencv-python", "dlib-bin", "dlib", "tifffile")
+
+
+class FileFacts(TypedDict):
+    """A file as it was. path: below the manifest's folder relative to it, else absolute. size in pixels."""
+
+    path: str
+    sha256: str | None
+    bytes: int | None
+    format: NotRequired[str | None]
+    width: NotRequired[int | None]
+    height: NotRequired[int | None]
+
+
+class FaceFacts(TypedDict):
+    """box: left, top, right, bottom in pixels. strength: how much of the enhanced face was used, null if not chosen."""
+
+    box: list[float]
+    score: float
+    strength: float | None
+
+
+class ModelFacts(TypedDict):
+    """weights: sha256 by net, of the nets this photo needed."""
+
+    set: str
+    precision: str
+    device: str
+    weights: dict[str, str]
+
+
+class ErrorFacts(TypedDict):
+    """kind: the error's class. exit_code: as a run of this photo alone would end."""
+
+    kind: str
+    message: str
+    advice: str
+    exit_code: int
+
+
+class Record(TypedDict):
+    """One line; manifest.schema.json says the same to other programs.
+
+    output: of a failed photo, where it would have gone, without hash and sizes. mask: the user's own. mask_share: of
+    the pixels, in 0..1, those repaired as damage; null without a mask.
+    seconds: from reading to written, and `stages` of it. peak_memory_bytes: of the process so far;
+    peak_device_memory_bytes: of the graphics card, for this photo.
+    """
+
+    version: int
+    status: Literal["restored", "failed"]
+    time: str
+    input: FileFacts
+    output: FileFacts
+    mask: FileFacts | None
+    saved_mask: FileFacts | None
+    mask_share: float | None
+    options: dict[str, Any]
+    model: ModelFacts | None
+    faces: list[FaceFacts]
+    seconds: float
+    stages: dict[str, float]
+    peak_memory_bytes: int | None
+    peak_device_memory_bytes: int | None
+    versions: dict[str, str]
+    warnings: list[str]
+    error: ErrorFacts | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all photos of a run have in common. weights: sha256 by net."""
+
+    options: Options
+    model_set: Literal["published", "compact"]
+    weights: Mapping[str, str]
+    device: str = "cpu"
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `verify` found about one file of a manifest: it is missing, or its content is not what the line says."""
+
+    path: Path
+    role: Role
+    what: Literal["missing", "changed", "unreadable"]
+
+
+class Manifest:
+    """A manifest open for writing, from one or more threads.
+
+    path: made if it is not there, with its folder. resume: go on with what is there, a torn last line cut off first.
+    overwrite: replace what is there, if it is a manifest. Raises RefusedOverwriteError where neither is allowed,
+    FileAccessError where the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = path
+        self._folder = Path(os.path.abspath(path)).parent  # noqa: PTH100 - links stay what the user wrote
+        self._lock = threading.Lock()
+        self._waiting = b""
+        with _file_errors("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            there = path.exists() and path.stat().st_size > 0
+        if there and not (resume or overwrite):
+            advice = "use --resume to go on with it, --overwrite or another name"
+            raise RefusedOverwriteError(f"the manifest {path} exists", advice)
+        if there:
+            read(path)  # what is no manifest is never changed
+        with _file_errors("write", path):
+            self._handle = path.open("ab", buffering=0)
+            self._size = _mended(path) if resume else 0
+            self._handle.truncate(self._size)
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):
+            self._write(b"")
+        self._handle.close()
+
+    def append(self, record: Record) -> None:
+        """Add a line and wait until it is on the disk. Raises FileAccessError; what is there stays whole.
+
+        The line of a failed photo waits for the next call instead: a disk that is full for a while loses none.
+        """
+        line = self._line(record)
+        try:
+            with self._lock:
+                self._write(line)
+        except OSError as error:
+            if record["status"] != "failed":
+                raise _access_error("write", self.path, error) from error
+            self._waiting += line
+
+    def _write(self, line: bytes) -> None:
+        data = self._waiting + line
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._handle.fileno(), data[written:])
+            os.fsync(self._handle.fileno())
+        except OSError:
+            # Half a line must not stay in front of the next one.
+            self._handle.truncate(self._size)
+            raise
+        self._size += len(data)
+        self._waiting = b""
+
+    def _line(self, record: Record) -> bytes:
+        line = copy.deepcopy(record)
+        for facts in _files(line):
+            path = Path(os.path.abspath(facts["path"]))  # noqa: PTH100 - links stay what the user wrote
+            below = path.is_relative_to(self._folder)
+            facts["path"] = path.relative_to(self._folder).as_posix() if below else str(path)
+        return json.dumps(line).encode() + b"\n"
+
+
+def read(path: Path) -> list[Record]:
+    """The lines of a manifest, all paths absolute or relative to the working folder as `path` is.
+
+    A last line that was cut short is left out. Raises FileAccessError if the file cannot be read or is no manifest.
+    """
+    with _file_errors("read", path):
+        data = path.read_bytes()
+    records = []
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line)
+        if record is not None:
+            for facts in _files(record):
+                facts["path"] = str(path.parent / facts["path"])
+            records.append(record)
+        elif line.strip() and (number < len(lines) or not line.startswith(_START[: len(line)])):
+            raise FileAccessError(f"line {number} of {path} is not a line of a manifest", "give a file of --manifest")
+    return records
+
+
+def last_lines(records: Iterable[Record]) -> dict[Path, Record]:
+    """The line that counts for each photo, by its output."""
+    return {Path(record["output"]["path"]): record for record in records}
+
+
+def verify(records: Iterable[Record]) -> Iterator[tuple[Record, list[Change]]]:
+    """Hash the files of each restored photo again; the photo's last line counts. Failed photos are passed over."""
+    for record in last_lines(records).values():
+        if record["status"] == "restored":
+            yield record, changes(record)
+
+
+def changes(record: Record) -> list[Change]:
+    """The files of one photo that are not what its line says."""
+    found = []
+    for role in ROLES:
+        facts = record[role]
+        if facts is None:
+            continue
+        path = Path(facts["path"])
+        try:
+            if hash_file(path) != facts["sha256"]:
+                found.append(Change(path, role, "changed"))
+        except FileNotFoundError:
+            found.append(Change(path, role, "missing"))
+        except OSError:
+            found.append(Change(path, role, "unreadable"))
+    return found
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in lower-case hexadecimal. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Path, hash and size in bytes of a file. Raises OSError."""
+    return {"path": str(path), "sha256": hash_file(path), "bytes": path.stat().st_size}
+
+
+def error_facts(error: Exception) -> ErrorFacts:
+    """An error as it is told to programs."""
+    advice, code = (error.advice, error.exit_code) if isinstance(error, OldphotoError) else ("", ExitCode.BUG)
+    return {"kind": type(error).__name__, "message": str(error), "advice": advice, "exit_code": int(code)}
+
+
+def now() -> str:
+    """The time in UTC, as 2026-01-31T12:00:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def versions() -> dict[str, str]:
+    """oldphoto, Python, the system, and the installed packages that the result depends on."""
+    found = {"oldphoto": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held so far, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _parsed(line: bytes) -> Record | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    ours = isinstance(value, dict) and {"version", "status", "input", "output"} <= value.keys()
+    return cast("Record", value) if ours else None
+
+
+def _files(record: Record) -> Iterator[FileFacts]:
+    return (facts for role in ROLES if (facts := record[role]) is not None)
+
+
+def _mended(path: Path) -> int:
+    """The size of a manifest without a last line that was cut short; a whole one that lacks its end gets it."""
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if _parsed(data[end:]) is None:
+        return end
+    with path.open("ab") as handle:
+        handle.write(b"\n")
+    return len(data) + 1
+
+
+@contextmanager
+def _file_errors(verb: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _access_error(verb, path, error) from error
+
+
+def _access_error(verb: str, path: Path, error: OSError) -> FileAccessError:
+    advice = "free some space, or keep the manifest elsewhere" if error.errno == errno.ENOSPC else "check the path"
+    return FileAccessError(f"cannot {verb} the manifest {path}: {error.strerror or error}", advice)
