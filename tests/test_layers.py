@@ -16,7 +16,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "oldphoto"
 # From the bottom up. A module imports from lower rows only; the modules of `training` may import one another.
 LAYERS = [
     {"errors"},
-    {"options"},
+    {"options", "decoders", "exif"},
+    {"photo"},
+    {"netpbm", "plugins", "png", "tiff"},
     {"models.blocks", "image", "manifest", "tensors", "weights"},
     {"models.scratch_unet", "models.vae", "models.mapping", "models.spade"},
     {"faces", "loading"},

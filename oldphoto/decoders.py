@@ -1,0 +1,97 @@
+"""What every decoder needs around it: silence, one kind of error, and a limit on size."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+from PIL import Image
+
+from oldphoto.errors import BadImageError
+
+
+@contextmanager
+def as_bad_image(name: str) -> Iterator[None]:
+    """Whatever a decoder raises comes out as one BadImageError that begins with the picture's name."""
+    try:
+        yield
+    except BadImageError as error:
+        raise BadImageError(f"{name} {error}", error.advice) from error
+    except MemoryError:
+        raise
+    except struct.error as error:
+        raise BadImageError(f"{name} is damaged or cut short: its header ends too early") from error
+    except Exception as error:
+        # Decoders fail on damaged files with nearly every type there is; all of them mean the same here.
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise BadImageError(f"{name} is damaged or cut short: {reason}") from error
+
+
+_DECODER_LOCK = threading.Lock()
+# OpenCV 4 has it at the top, OpenCV 5 in a module of its own.
+_set_cv2_log_level: Callable[[int], int] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+
+
+def _drop_record(_: logging.LogRecord) -> bool:
+    return False
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the decoders' warnings, logs and Pillow's size limit, and gives each back as it was.
+
+    Every one of these is global, hence the lock: a second thread would otherwise restore the first one's silence.
+    """
+    with _DECODER_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loggers = [logging.getLogger(name) for name in ("tifffile", "PIL.TiffImagePlugin", "PIL.PngImagePlugin")]
+        for logger in loggers:
+            logger.addFilter(_drop_record)
+        level, limit = _set_cv2_log_level(0), Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None  # max_pixels is checked instead, before anything is decoded
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+            _set_cv2_log_level(level)
+            for logger in loggers:
+                logger.removeFilter(_drop_record)
+
+
+@contextmanager
+def no_standard_error() -> Iterator[None]:
+    """For libtiff inside Pillow, which prints its own line about a damaged file beside the error that Pillow raises."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # a program without standard error
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def check_size(width: int, height: int, max_pixels: int | None) -> None:
+    """Raise BadImageError for a photo without pixels, or with more than are to be decoded; None is no limit."""
+    if width <= 0 or height <= 0:
+        raise BadImageError(f"is {width} x {height} pixels: there is nothing in it")
+    if max_pixels is not None and width * height > max_pixels:
+        millions = f"{width * height / 1e6:,.1f} million pixels"
+        text = f"is {width} x {height}, {millions}; the limit is {max_pixels / 1e6:,.1f} million"
+        raise BadImageError(text, f"if you trust the file, allow it with --max-pixels {width * height}")
+
+
+def animation() -> BadImageError:
+    """For a format whose pictures beyond the first would be lost."""
+    return BadImageError("is an animation, not a photo", "save the picture you want as a file of its own")
