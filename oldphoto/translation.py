@@ -72,8 +72,8 @@ def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> 
 
 
 def fill_white(x: Tensor, mask: Tensor) -> Tensor:
-    """Paint holes white, as the published networks were trained to see them."""
-    return torch.where(mask > 0, 1.0, x)
+    """Paint holes white, as the published networks were trained to see them; a mask between 0 and 1 blends."""
+    return torch.lerp(x, torch.ones_like(x[:, :1]), mask)
 
 
 def fill_from_surroundings(x: Tensor, mask: Tensor) -> Tensor:
