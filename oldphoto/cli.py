@@ -792,13 +792,14 @@ def evaluate(
     if as_json:
         print_json(facts)
         return
-    typer.echo(f"{facts['photos']} photos; classical tools at {facts['classical']}")
+    typer.echo(f"{facts['photos']} photos; colour shift of undamaged ones {facts['colour_shift']} (mean CIE dE2000)")
     typer.echo(f"scratches: {facts['scratches']}")
     scores = cast("dict[str, dict[str, dict[str, float]]]", facts["scores"])
     for case, rows in scores.items():
         typer.echo(case)
         for method, score in rows.items():
-            typer.echo(f"  {method:26} PSNR {score['psnr']:6.2f} dB  SSIM {score['ssim']:.4f}")
+            figures = f"PSNR {score['psnr']:6.2f} dB  SSIM {score['ssim']:.4f}  GMSD {score['gmsd']:.4f}"
+            typer.echo(f"  {method:26} {figures}  lowest PSNR {score['lowest']:.2f} dB")
 
 
 @app.command()

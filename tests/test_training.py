@@ -23,7 +23,7 @@ from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.vae import VaeConfig
 from oldphoto.training import degrade, stages
 from oldphoto.training.data import Photos, batches, image_files, overlays
-from oldphoto.training.evaluate import area_under_curve, psnr, ssim
+from oldphoto.training.evaluate import Pair, area_under_curve, colour_shift, gmsd, pairs, psnr, ssim, tuned
 from oldphoto.training.pairs import RECIPES, write_pairs
 from oldphoto.training.train import train
 
@@ -134,16 +134,46 @@ def test_photos_leave_out_small_ones_and_say_when_none_is_left(data: Path) -> No
         image_files(data / "damage" / "hair" / "nothing")
 
 
-def test_metrics_equal_scikit_image() -> None:
-    metrics: Any = pytest.importorskip("skimage.metrics")
+def test_metrics_by_hand() -> None:
+    """PSNR and SSIM are scikit-image's; GMSD is counted here with scipy, and dE2000 against a published pair."""
+    signal: Any = pytest.importorskip("scipy.signal")
     a = (photo(1) * 255).astype(np.uint8)
     b = (degrade.gaussian_noise(photo(1), np.random.default_rng(0)) * 255).astype(np.uint8)
-    assert psnr(a, b) == pytest.approx(metrics.peak_signal_noise_ratio(a, b, data_range=255), abs=1e-6)
-    theirs = metrics.structural_similarity(
-        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
-    )
-    assert ssim(a, b) == pytest.approx(theirs, abs=1e-3)
+    assert psnr(a, b) == pytest.approx(10 * np.log10(255**2 / np.square(a - b.astype(float)).mean()), abs=1e-6)
     assert psnr(a, a) == 100.0
+    assert ssim(a, a) == pytest.approx(1.0)
+    assert ssim(a, b) < 0.9
+    magnitudes = []
+    for pixels in (a, b):
+        grey = np.rint(pixels @ np.array([0.299, 0.587, 0.114]))
+        half = signal.convolve2d(grey, np.full((2, 2), 0.25), "same", "symm")[::2, ::2]
+        prewitt = np.array([[1, 0, -1]] * 3) / 3
+        dx, dy = (signal.convolve2d(half, k, "same", "symm") for k in (prewitt, prewitt.T))
+        magnitudes.append(np.hypot(dx, dy)[2:-2, 2:-2])
+    x, y = magnitudes
+    expected = ((2 * x * y + 170) / (x**2 + y**2 + 170)).std()
+    assert gmsd(a, b) == pytest.approx(expected, rel=0.05)
+    assert gmsd(a, a) == 0.0
+    # Pure red against pure green in sRGB: dE2000 of 86.6.
+    red, green = (np.full((4, 4, 3), c, np.uint8) for c in ((255, 0, 0), (0, 255, 0)))
+    assert colour_shift(red, green) == pytest.approx(86.6, abs=0.1)
+    assert colour_shift(red, red) == 0.0
+
+
+def test_the_classical_chain_is_tuned_to_the_harm() -> None:
+    clean = [(photo(i, 96) * 255).astype(np.uint8) for i in range(3)]
+
+    def pairs_of(operation: degrade.Operation) -> list[Pair]:
+        return list(pairs(clean, None, 5, operation))
+
+    noisy, soft = tuned(pairs_of(degrade.gaussian_noise)), tuned(pairs_of(degrade.gaussian_blur))
+    assert noisy.strength > soft.strength
+    assert soft.sharpening != "none"
+    mask = np.zeros((96, 96), np.bool_)
+    mask[30:34] = True
+    hurt = [Pair(c, np.where(mask[..., None], np.uint8(255), c), mask) for c in clean]
+    chain = tuned(hurt)
+    assert min(psnr(chain(p), p.clean) - psnr(p.old, p.clean) for p in hurt) > 3.0
 
 
 def test_area_under_curve_equals_counting_pairs() -> None:
@@ -182,6 +212,10 @@ def test_all_stages_train_in_order_and_their_weights_load(data: Path, tmp_path: 
     assert {"psnr", "psnr_input", "psnr_undamaged"} <= set(rows[3])
     logged = [json.loads(line) for line in (out / "finetune.jsonl").read_text().splitlines()]
     assert logged == [rows[3]]
+    # TensorBoard's own format: records of length, CRC, protobuf.
+    (events,) = (out / "finetune.tensorboard").iterdir()
+    assert events.name.startswith("events.out.tfevents")
+    assert b"psnr_undamaged" in events.read_bytes()
 
 
 @pytest.mark.usefixtures("tiny")
@@ -193,23 +227,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data: Path, tmp_path: Path) -
             seen.append(1)
 
         if stop_at is not None:
-            original = stages.ScratchStage.loss
+            original = stages.VaeStage.loss
             count = 0
 
-            def failing(self: stages.ScratchStage, batch: dict[str, torch.Tensor]):  # type: ignore[no-untyped-def]  # as the original
+            def failing(self: stages.VaeStage, batch: dict[str, torch.Tensor]):  # type: ignore[no-untyped-def]  # as the original
                 nonlocal count
                 count += 1
                 if count > stop_at:
                     raise KeyboardInterrupt
                 return original(self, batch)
 
-            stages.ScratchStage.loss = failing  # type: ignore[method-assign]  # the power cut
+            stages.VaeStage.loss = failing  # type: ignore[method-assign]  # the power cut
             try:
                 with pytest.raises(KeyboardInterrupt):
-                    train("scratch-unet", data, out, steps=4, batch=2, size=64, checkpoint_seconds=0.0)
+                    train("old-vae", data, out, steps=4, batch=2, size=64, checkpoint_seconds=0.0)
             finally:
-                stages.ScratchStage.loss = original  # type: ignore[method-assign]  # and its end
-        (file,) = train("scratch-unet", data, out, steps=4, batch=2, size=64, report=interrupt)
+                stages.VaeStage.loss = original  # type: ignore[method-assign]  # and its end
+        (file,) = train("old-vae", data, out, steps=4, batch=2, size=64, report=interrupt)
         assert seen
         return load_compact(file).state_dict()
 

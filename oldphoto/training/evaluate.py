@@ -4,10 +4,11 @@ white, fixed seeds; beside doing nothing and the classical tools. Pixels are (H,
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from oldphoto.errors import NoInputError
+from oldphoto.errors import NoInputError, UsageError
 from oldphoto.image import Photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, restore
@@ -27,6 +28,8 @@ Pixels8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 SEED = 20200604
 SIDE = 256
+# How many photos the classical chain is tuned on.
+TUNED_ON = 16
 PLAIN = Options(faces=False, hr="off")
 SCRATCHED = Options(with_scratch=True, faces=False, hr="off")
 
@@ -40,42 +43,101 @@ class Pair:
     mask: Mask
 
 
+Inpainting = Literal["telea", "navier-stokes"]
+Sharpening = Literal["none", "unsharp 0.5", "unsharp 1", "richardson-lucy 5", "richardson-lucy 10"]
+
+
 @dataclass(frozen=True)
 class Classical:
-    """Telea inpainting and non-local means, and their settings."""
+    """The classical chain: inpainting by the true mask, non-local means, sharpening; and its settings."""
 
-    radius: int
-    strength: int
+    inpainting: Inpainting = "telea"
+    radius: int = 3
+    strength: int = 0
+    sharpening: Sharpening = "none"
 
     def __call__(self, pair: Pair) -> Pixels8:
-        """Restore with the true mask."""
-        filled: Pixels8 = pair.old
+        """Restore a degraded photo."""
+        made: Pixels8 = pair.old
         if pair.mask.any():
             grown = cv2.dilate(pair.mask.astype(np.uint8), np.ones((3, 3), np.uint8))
-            filled = np.asarray(cv2.inpaint(pair.old, grown, self.radius, cv2.INPAINT_TELEA), np.uint8)
-        if not self.strength:
-            return np.asarray(filled, np.uint8)
-        return np.asarray(cv2.fastNlMeansDenoisingColored(filled, None, self.strength, self.strength, 7, 21), np.uint8)
+            how = cv2.INPAINT_TELEA if self.inpainting == "telea" else cv2.INPAINT_NS
+            made = np.asarray(cv2.inpaint(made, grown, self.radius, how), np.uint8)
+        if self.strength:
+            denoised = cv2.fastNlMeansDenoisingColored(made, None, self.strength, self.strength, 7, 21)
+            made = np.asarray(denoised, np.uint8)
+        kind, _, amount = self.sharpening.partition(" ")
+        if kind == "unsharp":
+            soft = cv2.GaussianBlur(made, (0, 0), 1.5)
+            made = np.asarray(cv2.addWeighted(made, 1.0 + float(amount), soft, -float(amount), 0.0), np.uint8)
+        elif kind == "richardson-lucy":
+            made = _deconvolved(made, int(amount))
+        return made
+
+
+def _deconvolved(pixels: Pixels8, iterations: int) -> Pixels8:
+    """Richardson-Lucy for a Gaussian of sigma 1."""
+    restoration = _scikit_image("restoration")
+    line = cv2.getGaussianKernel(7, 1.0)
+    planes = [
+        restoration.richardson_lucy(pixels[..., c] / 255.0, line @ line.T, num_iter=iterations, filter_epsilon=1e-3)
+        for c in range(3)
+    ]
+    return np.clip(np.rint(np.stack(planes, axis=2) * 255.0), 0, 255).astype(np.uint8)
+
+
+def tuned(photos: Sequence[Pair]) -> Classical:
+    """The classical chain with the settings of the highest mean PSNR on these pairs, chosen one step after another."""
+
+    def best(chains: Sequence[Classical]) -> Classical:
+        return max(chains, key=lambda chain: float(np.mean([psnr(chain(p), p.clean) for p in photos])))
+
+    chain = Classical()
+    if any(p.mask.any() for p in photos):
+        chain = best([replace(chain, inpainting=i, radius=r) for i in get_args(Inpainting) for r in (3, 5)])
+    chain = best([replace(chain, strength=h) for h in (0, 3, 5, 7, 10, 14)])
+    return best([replace(chain, sharpening=sharpening) for sharpening in get_args(Sharpening)])
 
 
 def psnr(a: Pixels8, b: Pixels8) -> float:
     """Peak signal-to-noise ratio in dB, of 255; equal pictures give 100."""
-    error = float(np.square(a.astype(np.float64) - b.astype(np.float64)).mean())
-    return 100.0 if error == 0.0 else 10.0 * float(np.log10(255.0**2 / error))
+    if np.array_equal(a, b):
+        return 100.0
+    return float(_scikit_image("metrics").peak_signal_noise_ratio(a, b, data_range=255))
 
 
 def ssim(a: Pixels8, b: Pixels8) -> float:
     """Structural similarity: 11 x 11 Gaussian window of sigma 1.5, per channel (Wang et al. 2004)."""
+    gaussian: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    metrics = _scikit_image("metrics")
+    return float(metrics.structural_similarity(a, b, data_range=255, channel_axis=2, **gaussian))
 
-    def blur(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(cv2.GaussianBlur(x, (11, 11), 1.5), np.float64)
 
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    mx, my = blur(x), blur(y)
-    vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    c1, c2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2
-    score = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return float(score[5:-5, 5:-5].mean())
+def gmsd(a: Pixels8, b: Pixels8) -> float:
+    """Gradient magnitude similarity deviation on luminance at half size: 0 = equal edges, higher = worse (Xue et al.
+    2014, IEEE TIP)."""
+    dx = np.array([[1.0, 0.0, -1.0]] * 3) / 3.0
+
+    def magnitude(pixels: Pixels8) -> NDArray[np.float64]:
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float64)
+        half = cv2.blur(grey, (2, 2))[::2, ::2]
+        return np.hypot(cv2.filter2D(half, -1, dx), cv2.filter2D(half, -1, dx.T))
+
+    x, y = magnitude(a), magnitude(b)
+    return float(((2.0 * x * y + 170.0) / (x * x + y * y + 170.0)).std())
+
+
+def colour_shift(a: Pixels8, b: Pixels8) -> float:
+    """Mean CIE dE2000 between two sRGB pictures; about 1 is just visible side by side."""
+    color = _scikit_image("color")
+    return float(color.deltaE_ciede2000(color.rgb2lab(a), color.rgb2lab(b)).mean())
+
+
+def _scikit_image(module: str) -> Any:
+    try:
+        return importlib.import_module(f"skimage.{module}")
+    except ImportError as error:
+        raise UsageError("evaluation needs scikit-image", 'pip install "oldphoto[train]"') from error
 
 
 def area_under_curve(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> float:
@@ -118,27 +180,23 @@ def pairs(
         yield Pair(photo, np.clip(np.rint(old * 255.0), 0, 255).astype(np.uint8), mask)
 
 
-def tuned(photos: Sequence[Pair]) -> Classical:
-    """The classical chain with the settings of the highest mean PSNR on these pairs."""
-    grid = [Classical(r, h) for r, h in product((3, 5), (0, 3, 5, 7, 10, 14))]
-    return max(grid, key=lambda chain: float(np.mean([psnr(chain(p), p.clean) for p in photos])))
-
-
 @dataclass(frozen=True)
 class Score:
-    """Mean PSNR (dB) and SSIM over the photos, and the lowest PSNR."""
+    """Means over the photos of PSNR (dB), SSIM and GMSD, and the lowest PSNR."""
 
     psnr: float
     ssim: float
+    gmsd: float
     lowest: float
 
     @staticmethod
     def of(made: Sequence[Pixels8], clean: Sequence[Pixels8]) -> Score:
         """Score pictures against the truth."""
-        ratios = [psnr(m, c) for m, c in zip(made, clean, strict=True)]
-        likeness = [ssim(m, c) for m, c in zip(made, clean, strict=True)]
+        both = list(zip(made, clean, strict=True))
+        ratios = [psnr(m, c) for m, c in both]
+        means = [float(np.mean(values)) for values in ([ssim(m, c) for m, c in both], [gmsd(m, c) for m, c in both])]
         return Score(
-            round(float(np.mean(ratios)), 3), round(float(np.mean(likeness)), 4), round(float(np.min(ratios)), 2)
+            round(float(np.mean(ratios)), 2), round(means[0], 4), round(means[1], 4), round(float(np.min(ratios)), 2)
         )
 
 
@@ -151,54 +209,62 @@ def evaluate(
     limit: int | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, object]:
-    """Score `models` on the photos of some folders under the overlays of `damage`.
+    """Score `models` on the photos of some folders: the published mixture with and without overlays of `damage`, every
+    degradation alone, and undamaged photos.
 
-    tuning: folder of other photos, on which the classical chain is tuned. limit: no more than this many photos.
-    Returns {case: {method: {psnr, ssim, lowest}}, "scratches": {auc, recall, precision, f1, false_share}, ...}.
+    tuning: folder of other photos, on which the classical chain is tuned for each case. limit: no more than this many
+    photos, spread over the folders. Returns {"photos", "scores": {case: {method: {psnr, ssim, gmsd, lowest}}},
+    "classical": {case: settings}, "scratches": {auc, recall, precision, f1, false_share}, "colour_shift"}.
     """
-    clean = crops(photos)[:limit]
+    clean = _spread(crops(photos), limit)
+    others = _spread(crops([tuning]), TUNED_ON)
     harm = overlays(damage)
-    report(f"tuning the classical chain on {tuning}")
-    chain = tuned(list(pairs(crops([tuning])[:24], harm, seed=SEED + 1)))
-    report(f"restoring {len(clean)} photos")
+    cases: dict[str, tuple[degrade.Operation, dict[str, list[Pixels8]] | None]] = {
+        "mixture with scratches": (degrade.published_mixture, harm),
+        "mixture": (degrade.published_mixture, None),
+        **{name: (operation, None) for name, operation in degrade.SINGLE.items()},
+    }
 
     def run(pixels: Pixels8, options: Options, mask: Mask | None = None) -> Pixels8:
         return np.asarray(restore(Photo.from_array(pixels), models, options, mask).photo.pixels, np.uint8)
 
-    hurt = list(pairs(clean, harm))
-    truth = [p.clean for p in hurt]
-    scratched = {
-        "degraded": Score.of([p.old for p in hurt], truth),
-        "classical, true mask": Score.of([chain(p) for p in hurt], truth),
-        "oldphoto, true mask": Score.of([run(p.old, PLAIN, p.mask) for p in hurt], truth),
-        "oldphoto, detected mask": Score.of([run(p.old, SCRATCHED) for p in hurt], truth),
-    }
-    report("photos without scratches")
-    aged = list(pairs(clean, None))
-    plain = {
-        "degraded": Score.of([p.old for p in aged], truth),
-        "classical": Score.of([chain(p) for p in aged], truth),
-        "oldphoto": Score.of([run(p.old, PLAIN) for p in aged], truth),
-    }
-    undamaged = {
-        "oldphoto": Score.of([run(p, PLAIN) for p in clean], clean),
-        "oldphoto --with-scratch": Score.of([run(p, SCRATCHED) for p in clean], clean),
-    }
-    report("single degradations")
-    singles = {}
-    for name, operation in degrade.SINGLE.items():
-        one = list(pairs(clean[::2], None, operation=operation))
-        singles[name] = {
-            "degraded": Score.of([p.old for p in one], [p.clean for p in one]),
-            "oldphoto": Score.of([run(p.old, PLAIN) for p in one], [p.clean for p in one]),
+    scores: dict[str, dict[str, Score]] = {}
+    settings: dict[str, object] = {}
+    found: dict[str, float] = {}
+    for case, (operation, overlay) in cases.items():
+        report(f"{case}: {len(clean)} photos")
+        pairs_here = list(pairs(clean, overlay, operation=operation))
+        chain = tuned(list(pairs(others, overlay, SEED + 1, operation)))
+        settings[case] = asdict(chain)
+        made: dict[str, list[Pixels8]] = {
+            "degraded": [p.old for p in pairs_here],
+            "classical, true mask": [chain(p) for p in pairs_here],
+            "oldphoto, true mask": [run(p.old, PLAIN, p.mask if p.mask.any() else None) for p in pairs_here],
+            "oldphoto, detected mask": [run(p.old, SCRATCHED) for p in pairs_here],
         }
-    scores = {"mixture with scratches": scratched, "mixture": plain, "undamaged": undamaged, **singles}
+        scores[case] = {method: Score.of(pictures, clean) for method, pictures in made.items()}
+        if overlay is not None:
+            found = detection(models, pairs_here, clean)
+    report("undamaged photos")
+    kept = [run(p, PLAIN) for p in clean]
+    scores["undamaged"] = {
+        "oldphoto, true mask": Score.of(kept, clean),
+        "oldphoto, detected mask": Score.of([run(p, SCRATCHED) for p in clean], clean),
+    }
     return {
         "photos": len(clean),
-        "classical": {"inpainting radius": chain.radius, "non-local means strength": chain.strength},
-        "scratches": detection(models, hurt, clean),
-        "scores": {case: {m: vars(s) for m, s in rows.items()} for case, rows in scores.items()},
+        "scores": {case: {method: asdict(score) for method, score in rows.items()} for case, rows in scores.items()},
+        "classical": settings,
+        "scratches": found,
+        "colour_shift": round(float(np.mean([colour_shift(k, c) for k, c in zip(kept, clean, strict=True)])), 3),
     }
+
+
+def _spread(photos: Sequence[Pixels8], count: int | None) -> list[Pixels8]:
+    """So many of the photos, evenly spaced; None: all of them."""
+    if count is None or count >= len(photos):
+        return list(photos)
+    return [photos[i * len(photos) // count] for i in range(count)]
 
 
 def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]) -> dict[str, float]:

@@ -36,7 +36,8 @@ def train(
     """Run the stage `name` from the images below `data`; returns the weight files written to `out`.
 
     compact: folder of the earlier stages' weights (default `out`). recipe: fields of Recipe to change. A checkpoint
-    `out/<name>.checkpoint.pt` is written as it goes and resumed from; metrics go to `out/<name>.jsonl` and to report.
+    `out/<name>.checkpoint.pt` is written as it goes and resumed from; metrics go to `out/<name>.jsonl`, to
+    `out/<name>.tensorboard` where tensorboardX is installed, and to report.
     Raises UsageError for an unknown stage, NoInputError for missing images, WeightsCorruptError for a checkpoint of
     another recipe width.
     """
@@ -93,6 +94,7 @@ class _Run:
         except (KeyError, RuntimeError, ValueError) as error:
             raise WeightsCorruptError(f"{self.checkpoint}: not of this stage ({error})", "remove it") from error
         self.step, self.seconds = state["step"], state["seconds"]
+        torch.set_rng_state(state["random"].cpu())
 
     def save(self) -> None:
         state = {
@@ -103,6 +105,7 @@ class _Run:
             "judging": None if self.judging is None else self.judging.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "random": torch.get_rng_state(),
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
@@ -112,6 +115,7 @@ class _Run:
         recipe = self.stage.recipe
         saved = last = time.monotonic()
         means: dict[str, float] = {}
+        board = _board(self.log.with_suffix(".tensorboard"))
         fast = torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
         stream = batches(self.stage.draw, recipe.batch, recipe.seed, self.step, recipe.steps)
         for drawn in stream:
@@ -142,10 +146,15 @@ class _Run:
                     row |= {k: round(v, 4) for k, v in self.stage.validate(self.smooth).items()}
                 with self.log.open("a") as log:
                     log.write(json.dumps(row) + "\n")
+                if board is not None:
+                    for figure, value in row.items():
+                        board.add_scalar(figure, value, self.step)
                 report(row)
             if now - saved > checkpoint_seconds or ends:
                 self.save()
                 saved = time.monotonic()
+        if board is not None:
+            board.close()
 
     def _update(self, optimiser: torch.optim.Optimizer, nets: dict[str, nn.Module], loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -164,3 +173,12 @@ class _Run:
                     ours[name].lerp_(value.to(ours[name].dtype), 1.0 - decay)
                 else:
                     ours[name].copy_(value)
+
+
+def _board(folder: Path) -> Any:
+    """A TensorBoard log in `folder`, or None where tensorboardX (the extra `train`) is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
