@@ -32,6 +32,7 @@ __all__ = [
     "WeightsCorruptError",
     "WeightsUnavailableError",
     "__version__",
+    "detect_faces",
     "read_photo",
     "restore",
     "write_photo",
@@ -50,12 +51,14 @@ if TYPE_CHECKING:
         WeightsCorruptError,
         WeightsUnavailableError,
     )
+    from oldphoto.faces import detect_faces
     from oldphoto.image import Photo, read_photo, write_photo
     from oldphoto.options import Options
     from oldphoto.pipeline import Restoration, Restorer, restore
 
 _MODULE_OF = {
     "Options": "oldphoto.options",
+    "detect_faces": "oldphoto.faces",
     "Photo": "oldphoto.image",
     "read_photo": "oldphoto.image",
     "write_photo": "oldphoto.image",

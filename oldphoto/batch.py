@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import time
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from oldphoto.errors import (
     WeightsCorruptError,
     WeightsUnavailableError,
 )
+from oldphoto.faces import Detection, detect_faces, draw_faces
 from oldphoto.image import (
     DEFAULT_MAX_PIXELS,
     PHOTO_SUFFIXES,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from oldphoto.pipeline import Restoration
 
 Existing = Literal["refuse", "skip", "overwrite"]
+FACE_CROP = re.compile(r"(?P<photo>.+)\.face\d+\.(before|after)\.png")
 RestoreOne = Callable[[Photo, NDArray[np.bool_] | None], "Restoration"]
 
 
@@ -72,6 +75,8 @@ class Planned:
     source, target: the file read and the file written.
     mask: the user's own mask for it, if masks were given.
     mask_target: where the mask in use is written, if that was asked for.
+    faces_target: where face crops are written, if that was asked for: `.face<number>.before.png` and `.after.png` are
+        added to this name.
     problem: why it cannot be done, known before work starts (no such file, no mask); it is reported, not restored.
     """
 
@@ -79,7 +84,13 @@ class Planned:
     target: Path
     mask: Path | None = None
     mask_target: Path | None = None
+    faces_target: Path | None = None
     problem: OldphotoError | None = None
+
+    def face_crop(self, number: int, side: Literal["before", "after"]) -> Path:
+        """The file of one face crop."""
+        assert self.faces_target is not None
+        return self.faces_target.with_name(f"{self.faces_target.name}.face{number}.{side}.png")
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,7 @@ def plan(
     existing: Existing = "refuse",
     masks: Path | None = None,
     save_masks: Path | None = None,
+    save_faces: Path | None = None,
 ) -> Plan:
     """Pair every photo with the file it will become.
 
@@ -162,6 +174,7 @@ def plan(
     masks: one mask file or a folder of them, paired with the photos by name (the part before the suffix). With
         `recursive` the folder mirrors the photos' tree. A single mask for a single photo needs no matching name.
     save_masks: folder for the masks used, as `<name before the suffix>.png`.
+    save_faces: folder for the faces before and after, as `<photo's whole name>.face<number>.before.png`.
 
     Raises NoInputError if nothing matched, RefusedOverwriteError if an output would overwrite an input, a file that
     exists, or another output, UsageError if the output cannot be a file, FileAccessError if a folder cannot be read.
@@ -169,7 +182,7 @@ def plan(
     if masks is not None and not masks.exists():
         raise FileAccessError(f"there is no mask {masks}", "give a mask file or a folder of masks with --mask")
     out = Path(output)
-    apart = [path for path in (out, masks, save_masks) if path is not None]
+    apart = [path for path in (out, masks, save_masks, save_faces) if path is not None]
     found, ignored = _find(inputs, recursive, apart)
     single = len(inputs) == 1 and not _is_pattern(inputs[0]) and not Path(inputs[0]).is_dir()
     to_file = single and not _is_folder(output)
@@ -192,6 +205,7 @@ def plan(
                 target=out if to_file else out / folder / source.name,
                 mask=mask,
                 mask_target=None if save_masks is None else save_masks / folder / f"{source.stem}.png",
+                faces_target=None if save_faces is None else save_faces / folder / source.name,
                 problem=problem,
             )
         )
@@ -203,6 +217,40 @@ def plan(
         skipped = [photo for photo in photos if photo.problem is None and os.path.lexists(photo.target)]
         photos = [photo for photo in photos if photo.problem is not None or not os.path.lexists(photo.target)]
     return Plan(tuple(photos), tuple(skipped), ignored, single)
+
+
+def find_photos(inputs: Sequence[str], *, recursive: bool = False) -> tuple[Planned, ...]:
+    """The photos that the inputs of `plan` name, in order, as plans to read them and write nothing."""
+    found, _ = _find(inputs, recursive, ())
+    return tuple(Planned(source, source, problem=problem) for source, _, problem in found)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The faces of one photo, by number from 1; or why they cannot be told. size: (width, height) in pixels."""
+
+    planned: Planned
+    faces: tuple[Detection, ...] = ()
+    size: tuple[int, int] | None = None
+    error: OldphotoError | None = None
+
+
+def list_faces(
+    photos: Iterable[Planned], *, draw: bool, max_pixels: int | None = DEFAULT_MAX_PIXELS
+) -> Iterator[Listing]:
+    """The faces of each photo; with `draw`, each photo's target shows them, numbered, in 8 bits."""
+    for planned in photos:
+        try:
+            if planned.problem is not None:
+                raise planned.problem
+            photo = read_photo(planned.source, max_pixels=max_pixels)
+            found = detect_faces(photo.pixels)
+            if draw:
+                _make_folder(planned.target.parent)
+                write_photo(Photo.from_array(draw_faces(photo.pixels, found)), planned.target)
+            yield Listing(planned, tuple(found), (photo.width, photo.height))
+        except OldphotoError as error:
+            yield Listing(planned, error=error)
 
 
 def run(
@@ -308,7 +356,7 @@ def _restore_file(
         weights |= _weights_used(setting, size, mask is not None)
         # No minutes of work for what cannot be written in the end.
         format = output_format(photo, planned.target)
-        for target in (planned.target, planned.mask_target):
+        for target in (planned.target, planned.mask_target, planned.faces_target):
             if target is not None:
                 _make_folder(target.parent)
         read = time.perf_counter()
@@ -316,14 +364,20 @@ def _restore_file(
         record["stages"] = {"read": round(read - started, 3)}
         record["stages"] |= {name: round(seconds, 3) for name, seconds in result.seconds.items()}
         record["mask_share"] = None if result.mask is None else round(float(result.mask.mean()), 6)
-        record["faces"] = [_face_facts(face) for face in result.faces]
+        record["faces"] = [_face_facts(face, setting.options) for face in result.faces]
         record["warnings"] = list(result.warnings)
         record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
         writing = time.perf_counter()
-        # The mask goes first: where the photo exists, all that belongs to it does.
+        # The photo goes last: where the photo exists, all that belongs to it does.
         if planned.mask_target is not None and result.mask is not None:
             write_mask(result.mask, planned.mask_target)
             record["saved_mask"] = file_facts(planned.mask_target)
+        if planned.faces_target is not None:
+            for face in result.faces:
+                if face.after is not None:
+                    write_photo(Photo.from_array(face.before), planned.face_crop(face.number, "before"))
+                    after = np.clip(np.rint(face.after), 0, 255).astype(np.uint8)
+                    write_photo(Photo.from_array(after), planned.face_crop(face.number, "after"))
         write_photo(result.photo, planned.target, before_move=finish)
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
@@ -359,8 +413,13 @@ def _weights_used(setting: Setting, size: tuple[int, int], has_mask: bool) -> di
     return {net: setting.weights[net] for net in nets if net in setting.weights}
 
 
-def _face_facts(face: Face) -> FaceFacts:
-    return {"box": [round(float(edge), 1) for edge in face.box], "score": round(float(face.score), 3), "strength": None}
+def _face_facts(face: Face, options: Options) -> FaceFacts:
+    return {
+        "number": face.number,
+        "box": [round(float(edge), 1) for edge in face.box],
+        "score": round(float(face.score), 3),
+        "strength": 0.0 if face.after is None else options.face_strength,
+    }
 
 
 def _blank_record(planned: Planned) -> Record:
@@ -511,9 +570,10 @@ def _refuse_collisions(photos: Sequence[Planned]) -> None:
         for path in (photo.source, photo.mask):
             if path is not None and (identity := _identity(path)) is not None:
                 inputs[identity] = path
+    crops = _face_crops_there(photos)
     taken: dict[str, Planned] = {}
     for photo in photos:
-        for target in (photo.target, photo.mask_target):
+        for target in (photo.target, photo.mask_target, *crops.get(photo.faces_target, ())):
             if target is None:
                 continue
             identity = _identity(target)
@@ -529,10 +589,26 @@ def _refuse_collisions(photos: Sequence[Planned]) -> None:
                     "restore them in two runs with different output folders, or keep folders apart with --recursive",
                 )
             taken[name] = photo
+    for photo in photos:
+        crop = FACE_CROP.fullmatch(photo.target.name)
+        if crop and any(other.faces_target == photo.target.with_name(crop["photo"]) for other in photos):
+            raise RefusedOverwriteError(f"{photo.target} may also become a face crop", "choose another --save-faces")
+
+
+def _face_crops_there(photos: Sequence[Planned]) -> dict[Path | None, list[Path]]:
+    """The face crops that lie where these photos' would, by `faces_target`."""
+    found: dict[Path | None, list[Path]] = {}
+    for folder in {photo.faces_target.parent for photo in photos if photo.faces_target is not None}:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if crop := FACE_CROP.fullmatch(path.name):
+                found.setdefault(folder / crop["photo"], []).append(path)
+    return found
 
 
 def _refuse_existing(photos: Sequence[Planned]) -> None:
     targets = [target for photo in photos for target in (photo.target, photo.mask_target) if target is not None]
+    crops = _face_crops_there(photos)
+    targets += [crop for photo in photos for crop in crops.get(photo.faces_target, ())]
     there = [target for target in targets if os.path.lexists(target)]
     if there:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""

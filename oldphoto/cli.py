@@ -42,7 +42,7 @@ from oldphoto.manifest import Manifest, Setting, error_facts
 from oldphoto.options import Options
 
 if TYPE_CHECKING:
-    from oldphoto.batch import Outcome, Plan, Planned, Summary, Work
+    from oldphoto.batch import Listing, Outcome, Plan, Planned, Summary, Work
     from oldphoto.weights import Copy, ModelSet, WeightFile
     from oldphoto.weights import Model as ModelName
 
@@ -317,6 +317,25 @@ def restore(
             help="Side of a face crop in pixels; by default 512 for large photos, else 256.", show_default=False
         ),
     ] = None,
+    face_strength: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How far faces are enhanced: 0 leaves them, 1 is all.")
+    ] = Options.face_strength,
+    min_face: Annotated[
+        int, typer.Option(min=0, metavar="PIXELS", help="Leave faces smaller than this as they are.")
+    ] = Options.min_face,
+    only_face: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="NUMBER", help="Enhance this face alone, as `oldphoto faces` numbers them; may be repeated."
+        ),
+    ] = None,
+    skip_face: Annotated[
+        list[int] | None, typer.Option(metavar="NUMBER", help="Leave this face as it is; may be repeated.")
+    ] = None,
+    save_faces: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write faces before and after into this folder.", show_default=False),
+    ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -369,6 +388,8 @@ def restore(
         raise UsageError("--quiet and --verbose contradict each other", "give one of them")
     if save_mask is not None and not (with_scratch or mask):
         raise UsageError("--save-mask has no mask to save", "add --with-scratch or --mask")
+    if not faces and (only_face or skip_face or save_faces):
+        raise UsageError("--no-faces contradicts --only-face, --skip-face and --save-faces", "leave --no-faces out")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
         raise UsageError(f"there is no device {device!r}", "use auto, cpu, cuda, cuda:N or mps")
     options = Options(
@@ -378,6 +399,10 @@ def restore(
         face_size=FACE_SIZES[face_size] if face_size else None,
         scratch_threshold=scratch_threshold,
         mask_dilation=mask_dilation,
+        face_strength=face_strength,
+        min_face=min_face,
+        only_faces=tuple(only_face or ()),
+        skip_faces=tuple(skip_face or ()),
     )
     from oldphoto import batch
     from oldphoto.image import DEFAULT_MAX_PIXELS
@@ -390,6 +415,7 @@ def restore(
         existing="overwrite" if overwrite else "skip" if skip_existing else "refuse",
         masks=mask,
         save_masks=save_mask,
+        save_faces=save_faces,
     )
     report = Report(plan, quiet=quiet, verbose=verbose, as_json=as_json)
     report.planned()
@@ -504,6 +530,71 @@ def verify(
         typer.echo(f"{photos} photos verified, {changed} changed")
     if changed:
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+# ---- faces ----
+
+
+@app.command("faces")
+def list_faces(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="PHOTO", help="Photos, folders and glob patterns.", show_default=False)
+    ],
+    draw: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|DIR", help="Also write the photos with their faces numbered.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace drawn photos that exist.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders within folders.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
+) -> None:
+    """List the faces of photos by the numbers that `restore --only-face` and `--skip-face` take."""
+    from oldphoto import batch
+
+    if draw is None:
+        photos = batch.find_photos(inputs, recursive=recursive)
+    else:
+        existing: Literal["overwrite", "refuse"] = "overwrite" if overwrite else "refuse"
+        photos = batch.plan(inputs, draw, recursive=recursive, existing=existing).photos
+    errors: list[OldphotoError] = []
+    for listing in batch.list_faces(photos, draw=draw is not None):
+        source, error = listing.planned.source, listing.error
+        if error is not None:
+            print_error(error, stderr(), "" if source.name in str(error) else f"{shown(source)}: ")
+            errors.append(error)
+        if as_json:
+            print_json(listing_facts(listing, drawn=draw is not None))
+        elif error is None:
+            typer.echo(f"{shown(source)}: {len(listing.faces) or 'no'} face{'s'[: len(listing.faces) != 1]}")
+            for number, face in enumerate(listing.faces, 1):
+                left, top, right, bottom = (round(edge) for edge in face.bounds)
+                turned = f", turned {round(face.turn)} degrees" if face.turn else ""
+                where = f"{left},{top} to {right},{bottom}, {round(face.side)} pixels{turned}"
+                typer.echo(f"  {number:3}  {where}, score {face.score:.2f}")
+    if errors:
+        raise typer.Exit(errors[0].exit_code if len(photos) == 1 else ExitCode.SOME_FAILED)
+
+
+def listing_facts(listing: Listing, *, drawn: bool) -> dict[str, Any]:
+    """The faces of one photo for JSON: boxes are left, top, right, bottom in pixels."""
+    facts: dict[str, Any] = {"source": str(listing.planned.source)}
+    if listing.error is not None:
+        return facts | {"error": error_facts(listing.error)}
+    facts |= {"drawn": str(listing.planned.target)} if drawn else {}
+    return facts | {
+        "width": listing.size and listing.size[0],
+        "height": listing.size and listing.size[1],
+        "faces": [
+            {
+                "number": number,
+                "box": [round(edge, 1) for edge in face.bounds],
+                "size": round(face.side, 1),
+                "score": round(face.score, 3),
+                "turn": round(face.turn, 1),
+            }
+            for number, face in enumerate(listing.faces, 1)
+        ],
+    }
 
 
 # ---- weights ----

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import dlib
@@ -57,7 +57,8 @@ class Face:
     box: (left, top, right, bottom) in photo pixels, around the detector's square. score: the detector's, about 0
     (unsure) to 3. landmarks: (5, 2) float64 in photo pixels: eyes, nose tip, mouth corners, picture-left first.
     matrix: crop pixels -> photo pixels. before: (S, S, 3) uint8 RGB, the crop, black outside the photo.
-    after: (S, S, 3) float32 RGB in [0, 255], enhanced; None until then.
+    after: (S, S, 3) float32 RGB in [0, 255], enhanced; None for a face left as it is.
+    number: from 1, the one that `oldphoto faces` lists.
     """
 
     box: Box
@@ -66,6 +67,7 @@ class Face:
     matrix: Matrix
     before: Pixels
     after: npt.NDArray[np.float32] | None = None
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,29 @@ class Detection:
     box: Box
     score: float
     frame: Matrix
+
+    @property
+    def corners(self) -> Points:
+        """(4, 2), clockwise from the face's own top left, in photo pixels."""
+        left, top, right, bottom = self.box
+        return transform(self.frame, np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+
+    @property
+    def bounds(self) -> Box:
+        """(left, top, right, bottom) in photo pixels, upright around the square."""
+        low, high = self.corners.min(axis=0), self.corners.max(axis=0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    @property
+    def side(self) -> float:
+        """Of the square, in photo pixels."""
+        left, top, right, bottom = self.box
+        return max(right - left, bottom - top) * float(np.sqrt(abs(np.linalg.det(self.frame[:2, :2]))))
+
+    @property
+    def turn(self) -> float:
+        """Degrees by which the face leans clockwise in the photo, -180 to 180."""
+        return float(np.degrees(np.arctan2(self.frame[1, 0], self.frame[0, 0])))
 
 
 class Landmarks:
@@ -218,11 +243,22 @@ def cut_out(pixels: Pixels, matrix: Matrix, size: int) -> Pixels:
     return crop
 
 
-def detect(pixels: Pixels) -> list[Detection]:
-    """Faces of a photo, surest first. pixels: (H, W, 3) uint8 RGB.
+def eight_bits(pixels: Pixels | npt.NDArray[np.uint16]) -> Pixels:
+    """A picture of 8 or 16 bits a sample with 8."""
+    if pixels.dtype == np.uint8:
+        return cast("Pixels", pixels)
+    return np.rint(pixels / 257.0).astype(np.uint8)
+
+
+def detect_faces(pixels: Pixels | npt.NDArray[np.uint16]) -> list[Detection]:
+    """Faces of a photo, largest first. pixels: (H, W, 3) uint8 or uint16 RGB.
+
+    The order numbers the faces from 1. By size, since a portrait's sitter is then number 1, and leaving small faces
+    out changes nobody else's number; of two of one size the upper, then the left one comes first.
 
     Upright at the photo's own scale; where none is found, enlarged; then tilted; then the photo on its side or head.
     """
+    pixels = eight_bits(pixels)
     height, width = pixels.shape[:2]
     reduction = max(1.0, max(height, width) / SEARCH_SIDE)
     if reduction > 1.0:
@@ -236,13 +272,42 @@ def detect(pixels: Pixels) -> list[Detection]:
     for doublings in (0, 1):
         found = search(picture, doublings, UPRIGHT_SCORE, enlarge)
         if found:
-            return found
+            return _ordered(found)
     for turns in TURNS:
         tries = [_search_turned(picture, degrees, enlarge) for degrees in turns]
         best = max(tries, key=lambda found: sum(detection.score for detection in found))
         if best:
-            return best
+            return _ordered(best)
     return []
+
+
+def _ordered(detections: Sequence[Detection]) -> list[Detection]:
+    return sorted(detections, key=lambda d: (-round(d.side), round(d.bounds[1]), round(d.bounds[0])))
+
+
+def joined(before: Sequence[Detection], after: Sequence[Detection]) -> list[Detection]:
+    """The faces of the photo as it came and of its restored self in one list.
+
+    Each keeps its place, and so its number, among those of the photo as it came: what `oldphoto faces` lists. Faces
+    that show only once the damage is gone follow. Where both show a face, the box is the restored photo's.
+    """
+    left = list(after)
+    found = []
+    for detection in before:
+        same = [other for other in left if _same_face(detection, other)]
+        best = min(same, key=lambda other: _distance(detection, other), default=detection)
+        left = [other for other in left if other is not best]
+        found.append(best)
+    return found + left
+
+
+def _distance(one: Detection, other: Detection) -> float:
+    return float(np.hypot(*(one.corners.mean(axis=0) - other.corners.mean(axis=0))))
+
+
+def _same_face(one: Detection, other: Detection) -> bool:
+    small, large = sorted((one.side, other.side))
+    return _distance(one, other) < 0.5 * large and large < 2.0 * small
 
 
 def search(picture: Pixels, doublings: int, least_score: float, frame: Matrix) -> list[Detection]:
@@ -273,24 +338,48 @@ def _search_turned(picture: Pixels, degrees: int, frame: Matrix) -> list[Detecti
 
 
 def find_faces(pixels: Pixels, landmarks: Landmarks, size: int) -> list[Face]:
-    """All faces of a photo, surest first, each cut out at size x size pixels. pixels: (H, W, 3) uint8 RGB."""
+    """All faces of a photo, largest first, each cut out at size x size pixels. pixels: (H, W, 3) uint8 RGB."""
+    return cut_faces(pixels, detect_faces(pixels), landmarks, size)
+
+
+def cut_faces(pixels: Pixels, detections: Sequence[Detection], landmarks: Landmarks, size: int) -> list[Face]:
+    """A Face for each detection, in order and numbered from 1, cut out at size x size from (H, W, 3) uint8 RGB."""
     faces = []
-    for detection in detect(pixels):
+    for number, detection in enumerate(detections, 1):
         points = landmarks.find(pixels, detection)
         matrix = crop_matrix(points, size)
-        left, top, right, bottom = detection.box
-        corners = np.array([[left, top], [right, top], [left, bottom], [right, bottom]])
-        corners = transform(detection.frame, corners)
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-        faces.append(Face(box, detection.score, points, matrix, cut_out(pixels, matrix, size)))
+        crop = cut_out(pixels, matrix, size)
+        faces.append(Face(detection.bounds, detection.score, points, matrix, crop, number=number))
     return faces
 
 
-def enhance_faces(faces: Sequence[Face], generator: nn.Module, device: str, batch: int) -> list[Face]:
+def draw_faces(pixels: Pixels | npt.NDArray[np.uint16], detections: Sequence[Detection]) -> Pixels:
+    """The photo (H, W, 3) of 8 or 16 bits with the detections' squares and numbers on it, (H, W, 3) uint8 RGB."""
+    drawn = np.array(eight_bits(pixels), order="C")
+    width = max(1, round(max(pixels.shape[:2]) / 500))
+    for number, detection in enumerate(detections, 1):
+        corners = np.rint(detection.corners).astype(np.int32)
+        text, scale = str(number), max(0.4, detection.side / 130.0)
+        (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, width)
+        left, top = (int(edge) for edge in detection.bounds[:2])
+        # Above the box where there is room, else inside it.
+        left, foot = (
+            max(0, min(left, pixels.shape[1] - wide)),
+            top - 3 * width if top > high + 4 * width else top + high,
+        )
+        for colour, thickness in (((0, 0, 0), 3 * width), ((255, 220, 0), width)):
+            cv2.polylines(drawn, [corners], True, colour, thickness, cv2.LINE_AA)
+            cv2.putText(drawn, text, (left, foot), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+    return drawn
+
+
+def enhance_faces(
+    faces: Sequence[Face], generator: nn.Module, device: str, batch: int, strength: float = 1.0
+) -> list[Face]:
     """The same faces with `after` filled in; batch: how many go through the generator at once, which bounds the memory.
 
-    generator: (N, 3, S, S) in [-1, 1] -> the same, on the given device and in eval mode.
+    generator: (N, 3, S, S) in [-1, 1] -> the same, on the given device and in eval mode. strength: `after` lies this
+    share of the way from `before` to what the generator gives.
     """
     import torch
 
@@ -306,5 +395,7 @@ def enhance_faces(faces: Sequence[Face], generator: nn.Module, device: str, batc
         with torch.inference_mode():
             better = generator(crops.to(device=device, dtype=precision)).float().cpu()
         levels = ((better + 1.0) * 127.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().numpy()  # (n, S, S, 3)
-        enhanced.extend(replace(face, after=after) for face, after in zip(some, levels, strict=True))
+        for face, after in zip(some, levels, strict=True):
+            before = face.before.astype(np.float32)
+            enhanced.append(replace(face, after=before + np.float32(strength) * (after - before)))
     return enhanced

@@ -50,11 +50,13 @@ class FileFacts(TypedDict):
 
 
 class FaceFacts(TypedDict):
-    """box: left, top, right, bottom in pixels. strength: how much of the enhanced face was used, null if not chosen."""
+    """number: as `oldphoto faces` lists it. box: left, top, right, bottom in pixels. strength: how much of the enhanced
+    face was used, 0 for a face left as it was."""
 
+    number: int
     box: list[float]
     score: float
-    strength: float | None
+    strength: float
 
 
 class ModelFacts(TypedDict):

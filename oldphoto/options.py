@@ -32,6 +32,10 @@ class Options:
     face_size: Literal[256, 512] | None = None
     scratch_threshold: float | None = None
     mask_dilation: int | None = None
+    face_strength: float = 1.0
+    min_face: int = 32
+    only_faces: tuple[int, ...] = ()
+    skip_faces: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.hr not in ("auto", "on", "off"):
@@ -42,6 +46,19 @@ class Options:
             raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
+        if not 0.0 <= self.face_strength <= 1.0:
+            raise UsageError(f"face strength is {self.face_strength}", "use a value from 0 to 1")
+        if self.min_face < 0:
+            raise UsageError(f"the smallest face is {self.min_face} pixels", "use 0 or more")
+        if self.only_faces and self.skip_faces:
+            raise UsageError("only and skipped faces contradict each other", "give one of them")
+        if any(number < 1 for number in (*self.only_faces, *self.skip_faces)):
+            raise UsageError("faces are numbered from 1", "see `oldphoto faces PHOTO`")
+
+    def wants_face(self, number: int, side: float) -> bool:
+        """Whether the face of this number and size in pixels is enhanced."""
+        chosen = number in self.only_faces if self.only_faces else number not in self.skip_faces
+        return self.faces and chosen and side >= self.min_face
 
     def large(self, width: int, height: int) -> bool:
         """Whether a photo of this size takes the large-photo path."""

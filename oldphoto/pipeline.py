@@ -1,6 +1,6 @@
 """START HERE. The restoration of one photo, as a function of values: photo, models, options.
 
-find_scratches -> mask;  translate -> restored;  find_faces, enhance_faces -> faces;  blend -> photo
+find_scratches -> mask;  translate -> restored;  detect_faces, enhance_faces -> faces;  blend -> photo
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 from oldphoto import weights
 from oldphoto.blending import blend
 from oldphoto.errors import OutOfMemoryError, UsageError
-from oldphoto.faces import Face, Landmarks, enhance_faces, find_faces
+from oldphoto.faces import Face, Landmarks, cut_faces, detect_faces, eight_bits, enhance_faces, joined
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact, load_published, placed
 from oldphoto.models.mapping import Mapping
@@ -44,7 +44,8 @@ class Restoration:
     """What came of one photo.
 
     photo: restored, of the input's size, depth, colour mode and metadata. mask: (H, W) bool, what was repaired as
-    damage, or None. faces: as found, before and after. seconds: per stage. warnings: one line each.
+    damage, or None. faces: all that were found, by number; those left as they are have no `after`. seconds: per stage.
+    warnings: one line each.
     """
 
     photo: Photo
@@ -84,16 +85,33 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
             damage = None if mask is None else mask_to_tensor(mask).to(models.device)
             nets = models.translation(damage is not None, large)
             pixels = to_pixels(translate(x, damage, nets, trusted=trusted), photo.pixels.dtype)
-        faces: list[Face] = []
+        faces: tuple[Face, ...] = ()
         if options.faces:
             with _timed(seconds, "faces"):
-                size = options.face_size or models.face_size(large)
-                faces = find_faces(_eight_bits(pixels), models.landmarks, size)
-                if faces:
-                    faces = enhance_faces(faces, models.face_generator(size), str(models.device), FACES_AT_ONCE)
+                faces = _enhanced(photo.pixels, pixels, models, options, options.face_size or models.face_size(large))
             with _timed(seconds, "blending"):
                 pixels = blend(pixels, faces)
-    return Restoration(photo.with_pixels(_grey_again(pixels) if photo.grey else pixels), mask, tuple(faces), seconds)
+    missing = [number for number in options.only_faces + options.skip_faces if number > len(faces)]
+    warnings = tuple(f"there is no face {number}: {len(faces)} were found" for number in missing)
+    restored = photo.with_pixels(_grey_again(pixels) if photo.grey else pixels)
+    return Restoration(restored, mask, faces, seconds, warnings)
+
+
+def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options, size: int) -> tuple[Face, ...]:
+    """All faces by number, cut from the restored photo; those that the options want are enhanced.
+
+    Looked for twice: in the photo as it came, which gives the numbers that `oldphoto faces` lists without restoring
+    anything, and in the restored one, which shows faces that scratches and noise had hidden.
+    """
+    pixels = eight_bits(restored)
+    found = joined(detect_faces(before), detect_faces(pixels))
+    faces = cut_faces(pixels, found, models.landmarks, size) if found else []
+    wanted = [face for face, seen in zip(faces, found, strict=True) if options.wants_face(face.number, seen.side)]
+    if wanted:
+        generator = models.face_generator(size)
+        wanted = enhance_faces(wanted, generator, str(models.device), FACES_AT_ONCE, options.face_strength)
+    enhanced = {face.number: face for face in wanted}
+    return tuple(enhanced.get(face.number, face) for face in faces)
 
 
 class Models:
@@ -270,12 +288,6 @@ def _memory_errors() -> Iterator[None]:
             raise
         advice = "use --model compact, which works tile by tile, --device cpu, or --hr for a photo with scratches"
         raise OutOfMemoryError("out of memory", advice) from error
-
-
-def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint8:
-        return cast("NDArray[np.uint8]", pixels)
-    return np.rint(pixels / 257.0).astype(np.uint8)
 
 
 def _grey_again(pixels: Pixels) -> Pixels:

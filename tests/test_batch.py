@@ -75,6 +75,18 @@ def album(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def with_faces(photo: Photo, mask: Any) -> Any:
+    """A restoration with two faces, the second left as it is."""
+    before = np.full((4, 4, 3), 10, np.uint8)
+    faces = (
+        SimpleNamespace(
+            number=1, box=(0.0, 0.0, 4.0, 4.0), score=1.0, before=before, after=np.full((4, 4, 3), 300.0, np.float32)
+        ),
+        SimpleNamespace(number=2, box=(4.0, 0.0, 8.0, 4.0), score=0.5, before=before, after=None),
+    )
+    return SimpleNamespace(**(vars(negative(photo, mask)) | {"faces": faces}))
+
+
 # ---- what is found, and where it goes ----
 
 
@@ -420,3 +432,50 @@ def test_a_folder_that_cannot_be_made_fails_before_the_work(album: Path) -> None
 def test_the_limit_on_pixels(album: Path, max_pixels: int | None, fits: bool) -> None:
     summary = run(batch.plan([str(album / "in/a.jpg")], str(album / "out")), max_pixels=max_pixels)
     assert isinstance(summary.outcomes[0].error, type(None) if fits else BadImageError)
+
+
+# ---- face crops ----
+
+
+def test_face_crops_have_names_of_their_own(tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/a.png")
+    draw(tmp_path / "in/sub/a.jpg")
+    plan = batch.plan(
+        [str(tmp_path / "in")], str(tmp_path / "out"), recursive=True, save_faces=tmp_path / "in" / "faces"
+    )
+    assert run(plan, with_faces).exit_code is ExitCode.DONE
+    crops = {path.relative_to(tmp_path / "in/faces").as_posix() for path in (tmp_path / "in/faces").rglob("*.png")}
+    photos = ("a.jpg", "a.png", "sub/a.jpg")
+    assert crops == {f"{name}.face1.{side}.png" for name in photos for side in ("before", "after")}
+    with Image.open(tmp_path / "in/faces/a.jpg.face1.after.png") as crop:
+        assert crop.size == (4, 4)
+        assert crop.getpixel((0, 0)) == (255, 255, 255)
+    # They lie in an input folder, and are not taken for photos the next time.
+    again = batch.plan(
+        [str(tmp_path / "in")],
+        str(tmp_path / "out"),
+        recursive=True,
+        save_faces=tmp_path / "in/faces",
+        existing="overwrite",
+    )
+    assert len(again.photos) == 3
+
+
+def test_face_crops_of_an_earlier_run_are_refused_or_replaced(album: Path) -> None:
+    def plan(out: str, existing: batch.Existing = "refuse") -> Plan:
+        return batch.plan([str(album / "in")], str(album / out), save_faces=album / "faces", existing=existing)
+
+    run(plan("out"), with_faces)
+    with pytest.raises(RefusedOverwriteError, match=r"a\.jpg\.face1\.after\.png exists \(and 3 more\)"):
+        plan("other")
+    assert len(plan("other", "overwrite").photos) == 2
+
+
+def test_a_face_crop_never_replaces_an_input_or_an_output(tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/a.jpg.face1.before.png")
+    with pytest.raises(RefusedOverwriteError, match="never overwritten"):
+        batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "in", existing="overwrite")
+    with pytest.raises(RefusedOverwriteError, match="may also become a face crop"):
+        batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "out", existing="overwrite")

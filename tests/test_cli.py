@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -50,7 +51,7 @@ class Calls:
         return SimpleNamespace(
             photo=photo.with_pixels(255 - photo.pixels),
             mask=mask,
-            faces=(SimpleNamespace(box=(1.0, 2.0, 5.0, 6.0), score=0.5),) * 2,
+            faces=(SimpleNamespace(number=1, box=(1.0, 2.0, 5.0, 6.0), score=0.5, after=None),) * 2,
             seconds={"translation": 0.25},
             warnings=("a face was too small",),
         )
@@ -118,6 +119,18 @@ def test_every_option_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None
         with_scratch=True, hr="on", faces=False, face_size=512, scratch_threshold=0.25, mask_dilation=2
     )
     assert size_of(tmp_path / "b.jpg") == (12, 8)
+
+
+def test_every_choice_of_faces_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None:
+    photo = draw(tmp_path / "a.jpg")
+    strength = ("--face-strength", 0.25, "--min-face", 70)
+    assert (
+        oldphoto("restore", photo, "-o", tmp_path / "b.jpg", *strength, "--only-face", 2, "--only-face", 1).exit_code
+        == 0
+    )
+    assert calls.options == Options(face_strength=0.25, min_face=70, only_faces=(2, 1))
+    assert oldphoto("restore", photo, "-o", tmp_path / "c.jpg", "--skip-face", 3).exit_code == 0
+    assert calls.options == Options(skip_faces=(3,))
 
 
 @pytest.mark.parametrize(("flag", "hr"), [("--hr", "on"), ("--no-hr", "off"), (None, "auto")])
@@ -203,6 +216,10 @@ def test_names_cannot_forge_lines_or_colours(tmp_path: Path, calls: Calls) -> No
         (["in/a.jpg", "-o", "out", "--device", "tpu"], 2, "tpu"),
         (["in/a.jpg", "-o", "out", "--overwrite", "--skip-existing"], 2, "contradict"),
         (["in/a.jpg", "-o", "out", "--save-mask", "masks"], 2, "--with-scratch or --mask"),
+        (["in/a.jpg", "-o", "out", "--face-strength", "1.5"], 2, "--face-strength"),
+        (["in/a.jpg", "-o", "out", "--only-face", "0"], 2, "numbered from 1"),
+        (["in/a.jpg", "-o", "out", "--only-face", "1", "--skip-face", "2"], 2, "contradict"),
+        (["in/a.jpg", "-o", "out", "--no-faces", "--save-faces", "crops"], 2, "contradicts"),
         (["in/a.jpg", "-o", "out.doc"], 2, "out.doc"),
         (["nothing.jpg", "-o", "out"], 3, "nothing.jpg"),
         (["*.gif", "-o", "out"], 3, "*.gif"),
@@ -313,6 +330,54 @@ def test_the_readme_documents_every_exit_code_and_option() -> None:
     assert done.exit_code == 0
     options = {word for word in done.stdout.replace("│", " ").split() if word.startswith("--") and "…" not in word}
     assert options - {"--help"} <= {word.strip("`,.|()") for word in text.replace("/", " ").split()}
+
+
+# ---- faces ----
+
+EXAMPLE = ROOT / "examples" / "couple_1855.webp"
+
+
+def test_faces_are_listed_and_drawn(tmp_path: Path) -> None:
+    done = oldphoto("faces", EXAMPLE, "--json", "--draw", tmp_path / "drawn.png")
+    assert done.exit_code == 0
+    (facts,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert facts["source"] == str(EXAMPLE)
+    assert [face["number"] for face in facts["faces"]] == [1, 2]
+    assert facts["faces"][0]["size"] >= facts["faces"][1]["size"]
+    with Image.open(tmp_path / "drawn.png") as drawn, Image.open(EXAMPLE) as photo:
+        assert drawn.size == photo.size == (facts["width"], facts["height"])
+        for face in facts["faces"]:
+            left, top, right, _ = face["box"]
+            middle = (round((left + right) / 2), round(top))
+            shown, plain = (np.asarray(image.convert("RGB"), int)[middle[::-1]] for image in (drawn, photo))
+            assert np.abs(shown - plain).sum() > 90, "no frame"
+    plain_text = oldphoto("faces", EXAMPLE).stdout.splitlines()
+    assert plain_text[0].endswith("couple_1855.webp: 2 faces")
+    assert [line.split()[0] for line in plain_text[1:]] == ["1", "2"]
+
+
+def test_drawn_faces_overwrite_nothing(tmp_path: Path) -> None:
+    photo = draw(tmp_path / "in/a.jpg")
+    kept = photo.read_bytes()
+    assert oldphoto("faces", tmp_path / "in", "--draw", tmp_path / "in").exit_code == ExitCode.REFUSED_OVERWRITE
+    assert oldphoto("faces", photo, "--draw", photo, "--overwrite").exit_code == ExitCode.REFUSED_OVERWRITE
+    assert photo.read_bytes() == kept
+    assert oldphoto("faces", photo, "--draw", tmp_path / "out/").exit_code == 0
+    assert oldphoto("faces", photo, "--draw", tmp_path / "out/").exit_code == ExitCode.REFUSED_OVERWRITE
+    assert oldphoto("faces", photo, "--draw", tmp_path / "out/", "--overwrite").exit_code == 0
+    assert size_of(tmp_path / "out/a.jpg") == (12, 8)
+
+
+def test_listing_goes_on_past_a_bad_photo(tmp_path: Path) -> None:
+    draw(tmp_path / "b.jpg")
+    (tmp_path / "a.jpg").write_text("no photo")
+    done = oldphoto("faces", tmp_path, "--json")
+    assert done.exit_code == ExitCode.SOME_FAILED
+    bad, good = (json.loads(line) for line in done.stdout.splitlines())
+    assert bad["error"]["exit_code"] == ExitCode.BAD_IMAGE
+    assert good["faces"] == []
+    assert oldphoto("faces", tmp_path / "a.jpg").exit_code == ExitCode.BAD_IMAGE
+    assert oldphoto("faces", tmp_path / "none.jpg").exit_code == ExitCode.NO_INPUT
 
 
 # ---- weights and doctor ----

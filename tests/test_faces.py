@@ -17,6 +17,7 @@ from torch import nn
 import oldphoto
 from oldphoto.errors import FileAccessError, WeightsCorruptError
 from oldphoto.faces import (
+    Detection,
     Face,
     Landmarks,
     Matrix,
@@ -24,10 +25,12 @@ from oldphoto.faces import (
     Points,
     crop_matrix,
     cut_out,
-    detect,
+    detect_faces,
+    draw_faces,
     enhance_faces,
     find_faces,
     five_of_68,
+    joined,
     similarity,
     transform,
 )
@@ -175,14 +178,15 @@ def test_a_crop_outside_the_photo_is_black() -> None:
 
 def test_detects_what_the_reference_detects(golden: dict[str, list[dict[str, Any]]], shared: Path) -> None:
     for name, faces in golden.items():
-        found = detect(read(shared / f"reference/stages/inputs/{name}.png"))
-        assert [list(map(round, detection.box)) for detection in found] == [face["rect_ltrb"] for face in faces], name
+        found = detect_faces(read(shared / f"reference/stages/inputs/{name}.png"))
+        boxes = [list(map(round, detection.box)) for detection in found]
+        assert sorted(boxes) == sorted(face["rect_ltrb"] for face in faces), name
 
 
 def test_small_faces_are_found_enlarged(boy: Pixels) -> None:
     small = resized(boy, 0.5, cv2.INTER_AREA)
-    (upright,) = detect(boy)
-    (found,) = detect(small)
+    (upright,) = detect_faces(boy)
+    (found,) = detect_faces(small)
     assert found.box[2] - found.box[0] < 50
     assert np.abs(np.array(found.box) / 0.5 - upright.box).max() < 12
 
@@ -196,7 +200,7 @@ def test_a_large_scan_is_searched_in_a_reduced_copy(boy: Pixels, landmarks: Land
 
 
 def test_many_faces_are_found(boy: Pixels) -> None:
-    assert len(detect(np.tile(boy, (2, 3, 1)))) == 6
+    assert len(detect_faces(np.tile(boy, (2, 3, 1)))) == 6
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -232,8 +236,63 @@ def test_no_face_in_an_empty_noisy_or_tiny_photo(landmarks: Landmarks) -> None:
 
 def test_each_thread_detects_for_itself(boy: Pixels) -> None:
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(detect, [boy] * 6))
+        found = list(threads.map(detect_faces, [boy] * 6))
     assert all(detections[0].box == found[0][0].box for detections in found)
+
+
+# Numbers.
+
+
+def square(x: float, y: float, side: float, score: float = 1.0, degrees: float = 0.0) -> Detection:
+    """A detection about (x, y) whose face leans by degrees."""
+    half = side / 2
+    return Detection((-half, -half, half, half), score, turned_similarity(degrees, 1.0, (x, y)))
+
+
+def test_a_detection_knows_its_place_in_the_photo() -> None:
+    leaning = square(100, 50, 40, degrees=90)
+    assert leaning.bounds == pytest.approx((80, 30, 120, 70))
+    assert leaning.side == pytest.approx(40)
+    assert leaning.turn == pytest.approx(90)
+    assert leaning.corners[0] == pytest.approx((120, 30))  # its own top left points to the right
+
+
+def test_faces_are_numbered_by_size_then_from_top_and_left(boy: Pixels) -> None:
+    rows = [np.tile(boy, (1, 4, 1)), resized(np.tile(boy, (1, 2, 1)), 2.0, cv2.INTER_LINEAR)]
+    found = detect_faces(np.vstack(rows))
+    assert len(found) == 6
+    places = [(-round(face.side), round(face.bounds[1]), round(face.bounds[0])) for face in found]
+    assert places == sorted(places)
+    assert min(face.side for face in found[:2]) > 1.5 * max(face.side for face in found[2:])
+
+
+def test_numbers_are_those_of_the_photo_as_it_came() -> None:
+    before = [square(100, 100, 80, 0.3), square(300, 100, 70, 0.2), square(500, 100, 60, 0.1)]
+    after = [square(700, 100, 90), square(304, 103, 75), square(98, 99, 70), square(500, 100, 200)]
+    both = joined(before, after)
+    # Clearer boxes take their place; the third is no face fallen from a much larger one; what is new comes last.
+    assert both == [after[2], after[1], before[2], after[0], after[3]]
+    assert joined([], after) == after
+    assert joined(before, []) == before
+
+
+def test_two_faces_side_by_side_are_not_one() -> None:
+    before = [square(100, 100, 80), square(170, 100, 80)]
+    after = [square(172, 100, 80), square(102, 100, 80)]
+    assert joined(before, after) == [after[1], after[0]]
+
+
+def test_drawn_faces_carry_a_frame_and_leave_the_photo_alone() -> None:
+    photo = np.full((200, 300, 3), 60_000, np.uint16)
+    kept = photo.copy()
+    drawn = draw_faces(photo, [square(100, 120, 60), square(200, 60, 50, degrees=45)])
+    assert drawn.dtype == np.uint8
+    assert np.array_equal(photo, kept)
+    changed = (drawn != 233).any(axis=2)
+    assert changed[90, 80:120].all()  # an upright frame's top edge
+    assert changed[60, round(200 + 25 * np.sqrt(2))]  # a leaning frame's corner
+    assert not changed[120, 90:110].any()  # not the face itself
+    assert not changed[160:].any()
 
 
 # Landmarks.
@@ -245,7 +304,9 @@ def test_the_packaged_model_agrees_with_the_reference_points(
     assert landmarks.num_parts == 5
     for name in ("boy", "pair", "man", "border"):
         photo = read(shared / f"reference/stages/inputs/{name}.png")
-        for face, recorded in zip(find_faces(photo, landmarks, 256), golden[name], strict=True):
+        by_place = sorted(golden[name], key=lambda face: face["rect_ltrb"])
+        found = sorted(find_faces(photo, landmarks, 256), key=lambda face: face.box)
+        for face, recorded in zip(found, by_place, strict=True):
             five = np.array(recorded["five"], np.float64)
             errors = np.hypot(*(face.landmarks - five).T) / eye_distance(five)
             assert errors.mean() < 0.12, (name, errors)
@@ -306,6 +367,15 @@ def test_faces_go_through_the_generator_in_batches() -> None:
         assert face.after.dtype == np.float32
         assert np.abs(face.after - (255.0 - before.before)).max() < 1e-3
         assert before.after is None
+
+
+def test_strength_is_a_share_of_the_way() -> None:
+    (face,) = some_faces(1)
+    (half,), (none,) = (enhance_faces([face], Negative(), "cpu", 1, strength) for strength in (0.5, 0.0))
+    assert half.after is not None
+    assert none.after is not None
+    assert np.abs(half.after - 127.5).max() < 1e-3
+    assert np.array_equal(none.after, face.before)
 
 
 def test_half_precision_generators_and_no_faces() -> None:

@@ -23,7 +23,7 @@ from oldphoto.options import Options
 
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64, "scratch_unet": "c" * 64}
 SCHEMA = json.loads(manifest.SCHEMA.read_text())
-FACE = SimpleNamespace(box=(1.0, 2.0, 5.5, 6.0), score=0.75)
+FACE = SimpleNamespace(number=2, after=None, box=(1.0, 2.0, 5.5, 6.0), score=0.75)
 
 
 def draw(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
@@ -94,7 +94,7 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     assert first["options"]["faces"] is True
     # A mask was brought, so that none was looked for.
     assert first["model"]["weights"] == {"mapping": "a" * 64, "old_vae": "b" * 64}
-    assert first["faces"] == [{"box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "strength": None}]
+    assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "strength": 0.0}]
     assert list(first["stages"]) == ["read", "translation", "write"]
     assert first["seconds"] >= first["stages"]["write"]
     assert first["warnings"] == ["hm"]

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -18,10 +18,12 @@ import oldphoto
 from oldphoto import weights
 from oldphoto.blending import blend
 from oldphoto.errors import OutOfMemoryError, UsageError
+from oldphoto.faces import detect_faces
 from oldphoto.image import Photo, read_photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, Restorer, choose_device, restore
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
+from oldphoto.tensors import to_tensor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLAIN = Options(faces=False)
@@ -134,6 +136,72 @@ def test_faces_are_found_and_the_rest_stays_bit_identical(models: Models, couple
         changed[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = False
     assert not changed.any()
     assert np.array_equal(blend(without.photo.pixels, whole.faces), whole.photo.pixels)
+
+
+def test_faces_can_be_chosen_by_number_size_and_strength(
+    models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oldphoto.pipeline.translate", lambda x, *_, **__: x)
+    photo = Photo(np.array(couple.pixels[::2, ::2], np.uint8))
+    listed = detect_faces(photo.pixels)
+    assert len(listed) == 2
+
+    def run(**options: Any) -> tuple[list[int], Any, tuple[str, ...]]:
+        done = restore(photo, models, Options(**options))
+        assert [face.number for face in done.faces] == [1, 2], "every face is in the result"
+        changed = done.photo.pixels.astype(int) - photo.pixels
+        return [face.number for face in done.faces if face.after is not None], changed, done.warnings
+
+    both, all_of_it, _ = run()
+    assert both == [1, 2]
+    assert all_of_it.any()
+    chosen, first, warnings = run(only_faces=(1,))
+    assert (chosen, warnings) == ([1], ())
+    skipped, second, _ = run(skip_faces=(1,))
+    assert skipped == [2]
+    assert np.array_equal(first + second, all_of_it)
+    places = [[round(edge) for edge in face.bounds] for face in listed]
+    for changed, own, other in ((first, *places), (second, *places[::-1])):
+        assert changed[own[1] : own[3], own[0] : own[2]].any()
+        assert not changed[other[1] : other[3], other[0] : other[2]].any()
+    none, changed, warnings = run(only_faces=(7,))
+    assert (none, warnings) == ([], ("there is no face 7: 2 were found",))
+    assert not changed.any()
+    assert run(min_face=round(listed[0].side) + 20)[0] == []
+    assert np.abs(run(face_strength=0.5)[1] - all_of_it / 2).max() <= 3
+    assert not run(face_strength=0.0)[1].any()
+
+
+def test_faces_hidden_by_damage_are_found_in_the_restored_photo(
+    models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = np.array(couple.pixels[::2, ::2], np.uint8)
+    hidden = clean.copy()
+    left, top, right, bottom = (round(edge) for edge in detect_faces(clean)[0].bounds)
+    hidden[top:bottom, left:right] = 255
+    assert len(detect_faces(hidden)) == 1
+    monkeypatch.setattr("oldphoto.pipeline.translate", lambda *_, **__: to_tensor(clean))
+    done = restore(Photo(hidden), models, Options())
+    # What the damaged photo shows is number 1; the one that came to light, though larger, is number 2.
+    assert [face.number for face in done.faces] == [1, 2]
+    assert done.faces[1].box[:2] == pytest.approx((left, top), abs=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"face_strength": 1.1},
+        {"face_strength": -0.1},
+        {"min_face": -1},
+        {"only_faces": (0,)},
+        {"skip_faces": (-1,)},
+        {"only_faces": (1,), "skip_faces": (2,)},
+    ],
+    ids=str,
+)
+def test_face_options_are_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Options(**wrong)
 
 
 def test_no_faces_is_no_error(models: Models) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oldphoto.errors import FileAccessError
-from oldphoto.faces import Landmarks, Pixels, Points, detect, mirror, search
+from oldphoto.faces import Landmarks, Pixels, Points, detect_faces, mirror, search
 
 # Each drawn picture: its side, and the distance between the eyes before it varies, in pixels.
 PICTURE_SIDE = 288
@@ -303,7 +303,7 @@ def measure(landmarks: Landmarks, pictures: Sequence[tuple[Pixels, Points]]) -> 
     errors = []
     for pixels, truth in pictures:
         eye_distance = float(np.hypot(*(truth[1] - truth[0])))
-        candidates = [landmarks.find(pixels, detection) for detection in detect(pixels)]
+        candidates = [landmarks.find(pixels, detection) for detection in detect_faces(pixels)]
         distances = [np.hypot(*(points - truth).T) / eye_distance for points in candidates]
         # Another face in the picture is not an error of this one.
         near = [distance for distance in distances if distance.mean() < 1.0]
