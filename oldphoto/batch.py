@@ -6,14 +6,15 @@ Nothing here knows a network: `run` is given the function that restores one phot
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 import time
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +41,7 @@ from oldphoto.image import (
     output_format,
     read_mask,
     read_photo,
+    remove_parts,
     write_mask,
     write_photo,
 )
@@ -47,8 +49,12 @@ from oldphoto.manifest import (
     VERSION,
     FaceFacts,
     FileFacts,
+    ModelFacts,
     Record,
+    Role,
     Setting,
+    absolute,
+    difference,
     error_facts,
     file_facts,
     hash_file,
@@ -104,6 +110,35 @@ class Plan:
     skipped: tuple[Planned, ...]
     ignored: int
     single: bool
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of a batch, by number from 1; UsageError for a number outside.
+
+    Which part a photo falls into depends on nothing but its place among the outputs: parts stay the same when photos
+    come and go, and on machines that see the folders under other names.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise UsageError(f"there is no shard {self.number}/{self.count}", "use 1/N to N/N")
+
+    @staticmethod
+    def parse(text: str) -> Shard:
+        """A part written as I/N; UsageError for anything else."""
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        if match is None:
+            raise UsageError(f"{text!r} is no shard", "write it as I/N, such as 1/8")
+        return Shard(int(match[1]), int(match[2]))
+
+    def holds(self, place: Path) -> bool:
+        """Whether the photo that becomes this path, relative to the output folder, is in this part."""
+        digest = hashlib.sha256(os.fsencode(place.as_posix())).digest()
+        return int.from_bytes(digest[:8]) % self.count == self.number - 1
 
 
 @dataclass(frozen=True)
@@ -163,6 +198,9 @@ def plan(
     masks: Path | None = None,
     save_masks: Path | None = None,
     save_faces: Path | None = None,
+    listed: Sequence[str] = (),
+    shard: Shard | None = None,
+    records: Mapping[Path, Record] | None = None,
 ) -> Plan:
     """Pair every photo with the file it will become.
 
@@ -175,6 +213,11 @@ def plan(
         `recursive` the folder mirrors the photos' tree. A single mask for a single photo needs no matching name.
     save_masks: folder for the masks used, as `<name before the suffix>.png`.
     save_faces: folder for the faces before and after, as `<photo's whole name>.face<number>.before.png`.
+    listed: more inputs, each the name of one file; folders among them are passed over. With `recursive` a relative name
+        keeps its folders below the output.
+    shard: only these photos of the batch; what collides is refused for the whole batch.
+    records: the lines of an earlier run's manifest by output, as last_lines gives them. What it wrote does not count as
+        existing: `resume` tells which of it stays.
 
     Raises NoInputError if nothing matched, RefusedOverwriteError if an output would overwrite an input, a file that
     exists, or another output, UsageError if the output cannot be a file, FileAccessError if a folder cannot be read.
@@ -183,8 +226,8 @@ def plan(
         raise FileAccessError(f"there is no mask {masks}", "give a mask file or a folder of masks with --mask")
     out = Path(output)
     apart = [path for path in (out, masks, save_masks, save_faces) if path is not None]
-    found, ignored = _find(inputs, recursive, apart)
-    single = len(inputs) == 1 and not _is_pattern(inputs[0]) and not Path(inputs[0]).is_dir()
+    found, ignored = _find(inputs, listed, recursive, apart)
+    single = len(inputs) == 1 and not listed and not _is_pattern(inputs[0]) and not Path(inputs[0]).is_dir()
     to_file = single and not _is_folder(output)
     if to_file and out.suffix.lower() not in PHOTO_SUFFIXES:
         raise UsageError(
@@ -210,9 +253,11 @@ def plan(
             )
         )
     _refuse_collisions(photos)
+    if shard is not None:
+        photos = [photo for photo in photos if shard.holds(Path() if to_file else photo.target.relative_to(out))]
     skipped: list[Planned] = []
     if existing == "refuse":
-        _refuse_existing(photos)
+        _refuse_existing(photos, records or {})
     elif existing == "skip":
         skipped = [photo for photo in photos if photo.problem is None and os.path.lexists(photo.target)]
         photos = [photo for photo in photos if photo.problem is not None or not os.path.lexists(photo.target)]
@@ -221,7 +266,7 @@ def plan(
 
 def find_photos(inputs: Sequence[str], *, recursive: bool = False) -> tuple[Planned, ...]:
     """The photos that the inputs of `plan` name, in order, as plans to read them and write nothing."""
-    found, _ = _find(inputs, recursive, ())
+    found, _ = _find(inputs, (), recursive, ())
     return tuple(Planned(source, source, problem=problem) for source, _, problem in found)
 
 
@@ -253,8 +298,59 @@ def list_faces(
             yield Listing(planned, error=error)
 
 
+def resume(
+    plan: Plan,
+    records: Mapping[Path, Record],
+    setting: Setting,
+    on_stale: Callable[[Planned, str], None] = lambda photo, reason: None,
+) -> Plan:
+    """The plan without the photos that an earlier run has done, as its records say and the files still prove.
+
+    A photo is done if its input, mask, options and weights are those of its record, and its output and saved mask are
+    as they were written. on_stale: is told why a photo that was restored before is to be done again. What a killed
+    process left half written is removed.
+    """
+    waiting, done = [], []
+    for photo in plan.photos:
+        record = records.get(absolute(photo.target))
+        if record is None or record["status"] != "restored" or photo.problem is not None:
+            waiting.append(photo)
+        elif (reason := _stale(photo, record, setting)) is not None:
+            waiting.append(photo)
+            on_stale(photo, reason)
+        else:
+            done.append(photo)
+    for photo in waiting:
+        remove_parts(photo.target)
+    return replace(plan, photos=tuple(waiting), skipped=(*plan.skipped, *done))
+
+
+def _stale(photo: Planned, record: Record, setting: Setting) -> str | None:
+    """Why a restored photo is to be done again, or None."""
+    if record["options"] != setting.choices():
+        return "the options are others"
+    size = record["input"].get("width") or 0, record["input"].get("height") or 0
+    model = _model_facts(setting, size, photo.mask is not None)
+    if record["model"] is None or {**record["model"], "device": setting.device} != model:
+        return "the weights are others"
+    files: tuple[tuple[Role, Path | None], ...] = (
+        ("input", photo.source),
+        ("mask", photo.mask),
+        ("saved_mask", photo.mask_target),
+        ("output", photo.target),
+    )
+    for role, path in files:
+        facts = record[role]
+        if path is None and (facts is None or role == "saved_mask"):
+            continue
+        what = "not the same" if path is None or facts is None else difference(path, facts)
+        if what is not None:
+            return f"its {role.replace('_', ' ')} is {what}"
+    return None
+
+
 def run(
-    photos: Sequence[Planned],
+    photos: Iterable[Planned],
     load: Callable[[], Work],
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
@@ -291,10 +387,15 @@ def run(
     return Summary(tuple(outcomes), interrupted=False)
 
 
-def large_or_not(photos: Sequence[Planned], options: Options) -> set[bool]:
-    """Whether some of these photos take the large-photo path, and whether some do not. Reads headers alone."""
+def large_or_not(photos: Sequence[Planned] | None, options: Options) -> set[bool]:
+    """Whether some of these photos take the large-photo path, and whether some do not. Reads headers alone.
+
+    photos: None where they are not known yet.
+    """
     if options.hr != "auto":
         return {options.hr == "on"}
+    if photos is None:
+        return {False, True}
     kinds: set[bool] = set()
     for photo in photos:
         size = _size(photo.source)
@@ -328,13 +429,6 @@ def _restore_file(
     size = None
     setting = work.setting
     record["options"] = asdict(setting.options)
-    weights: dict[str, str] = {}
-    record["model"] = {
-        "set": setting.model_set,
-        "precision": setting.precision,
-        "device": setting.device,
-        "weights": weights,
-    }
 
     def finish(part: Path) -> None:
         record["output"] |= {"sha256": hash_file(part), "bytes": part.stat().st_size}
@@ -353,7 +447,7 @@ def _restore_file(
         if planned.mask is not None:
             mask = read_mask(planned.mask, size)
             record["mask"] = file_facts(planned.mask)
-        weights |= _weights_used(setting, size, mask is not None)
+        record["model"] = _model_facts(setting, size, mask is not None)
         # No minutes of work for what cannot be written in the end.
         format = output_format(photo, planned.target)
         for target in (planned.target, planned.mask_target, planned.faces_target):
@@ -390,17 +484,18 @@ def _restore_file(
 
 def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None) -> Photo:
     """The photo of a file, and in `facts` what the file was; an error if the file changes meanwhile."""
-    before = _stamp(path)
+    before = stamp(path)
     with suppress(OSError):  # read_photo says better what is wrong with the file
         facts.update(file_facts(path))
     photo = read_photo(path, max_pixels=max_pixels)
-    if before is None or facts["sha256"] is None or _stamp(path) != before:
+    if before is None or facts["sha256"] is None or stamp(path) != before:
         raise FileAccessError(f"{path} changed while it was read", "restore it again when it is whole")
     facts.update({"format": photo.metadata.format, "width": photo.width, "height": photo.height})
     return photo
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file's content does, as far as the file system tells; None if the file cannot be seen."""
     try:
         facts = path.stat()
     except OSError:
@@ -408,9 +503,10 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _weights_used(setting: Setting, size: tuple[int, int], has_mask: bool) -> dict[str, str]:
+def _model_facts(setting: Setting, size: tuple[int, int], has_mask: bool) -> ModelFacts:
     nets = needed_nets(setting.model_set, setting.options, setting.options.large(*size), has_mask)
-    return {net: setting.weights[net] for net in nets if net in setting.weights}
+    used = {net: setting.weights[net] for net in nets if net in setting.weights}
+    return {"set": setting.model_set, "precision": setting.precision, "device": setting.device, "weights": used}
 
 
 def _face_facts(face: Face, options: Options) -> FaceFacts:
@@ -465,14 +561,19 @@ def out_of_memory(error: BaseException, size: tuple[int, int] | None = None) -> 
 
 
 def _find(
-    inputs: Sequence[str], recursive: bool, apart: Sequence[Path]
+    inputs: Sequence[str], listed: Sequence[str], recursive: bool, apart: Sequence[Path]
 ) -> tuple[list[tuple[Path, Path, OldphotoError | None]], int]:
     """(photo, its folder below the input, problem) in order, each file once; and the count of files passed over.
 
     apart: outputs and masks; folders among them that lie inside an input folder are not searched.
     """
-    found: dict[str, tuple[Path, Path, OldphotoError | None]] = {}
+    found: dict[Path, tuple[Path, Path, OldphotoError | None]] = {}
     ignored = 0
+
+    def take(file: Path, folder: Path) -> None:
+        missing = FileAccessError(f"there is no file {file}", "check the name")
+        found.setdefault(absolute(file), (file, folder, None if os.path.lexists(file) else missing))
+
     for text in inputs:
         path = Path(text)
         pattern = _is_pattern(text)
@@ -491,10 +592,17 @@ def _find(
             else:
                 photos = [(candidate, Path())]
             for file, folder in photos:
-                missing = FileAccessError(f"there is no file {file}", "check the name")
-                problem = None if os.path.lexists(file) else missing
-                found.setdefault(os.path.abspath(file), (file, folder, problem))  # noqa: PTH100 - a symlink stays itself
+                take(file, folder)
+    for text in listed:
+        path = Path(text)
+        if path.is_dir():
+            ignored += 1
+            continue
+        # Names that lead out of the output folder go into the folder itself.
+        inside = recursive and not path.is_absolute() and ".." not in path.parts
+        take(path, path.parent if inside else Path())
     if all(problem is not None for _, _, problem in found.values()):
+        inputs = [*inputs, *listed[:3]]
         nothing = f"no photo in {', '.join(inputs)}" if not found else f"there is no file {', '.join(inputs)}"
         raise NoInputError(nothing, "check the names; folders inside a folder are searched with --recursive")
     return list(found.values()), ignored
@@ -605,11 +713,14 @@ def _face_crops_there(photos: Sequence[Planned]) -> dict[Path | None, list[Path]
     return found
 
 
-def _refuse_existing(photos: Sequence[Planned]) -> None:
+def _refuse_existing(photos: Sequence[Planned], records: Mapping[Path, Record]) -> None:
+    written = [facts for record in records.values() for facts in (record["output"], record["saved_mask"])]
+    ours = {absolute(facts["path"]) for facts in written if facts is not None and facts["sha256"] is not None}
     targets = [target for photo in photos for target in (photo.target, photo.mask_target) if target is not None]
     crops = _face_crops_there(photos)
-    targets += [crop for photo in photos for crop in crops.get(photo.faces_target, ())]
-    there = [target for target in targets if os.path.lexists(target)]
+    new = [photo for photo in photos if absolute(photo.target) not in ours]
+    targets += [crop for photo in new for crop in crops.get(photo.faces_target, ())]
+    there = [target for target in targets if os.path.lexists(target) and absolute(target) not in ours]
     if there:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
         raise RefusedOverwriteError(f"{there[0]} exists{more}", "use --skip-existing, --overwrite or another output")

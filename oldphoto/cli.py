@@ -6,12 +6,18 @@ Results go to stdout, everything else to stderr. Heavy modules are imported insi
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -32,18 +38,20 @@ from typer.core import TyperGroup
 from oldphoto import __version__
 from oldphoto.errors import (
     ExitCode,
+    FileAccessError,
     NoInputError,
     OldphotoError,
     UsageError,
     WeightsCorruptError,
     WeightsUnavailableError,
 )
-from oldphoto.manifest import Manifest, Setting, error_facts
+from oldphoto.manifest import Manifest, Setting, error_facts, last_lines
+from oldphoto.manifest import read as read_manifest
 from oldphoto.options import Options
 
 if TYPE_CHECKING:
-    from oldphoto.batch import Listing, Outcome, Plan, Planned, Summary, Work
-    from oldphoto.weights import Copy, ModelSet, WeightFile
+    from oldphoto.batch import Existing, Listing, Outcome, Plan, Planned, Summary, Work
+    from oldphoto.weights import Copy, ModelSet, WeightFile, WeightSet
     from oldphoto.weights import Model as ModelName
 
 
@@ -158,10 +166,12 @@ class Report:
     """Says on stderr how a run goes, and gives its results on stdout if JSON is wanted.
 
     On a terminal one bar runs for the whole batch; elsewhere each photo gets a plain line.
+    pipes: the folder of files that stand in for stdin and stdout, which are shown as "-".
     """
 
-    def __init__(self, plan: Plan, *, quiet: bool, verbose: bool, as_json: bool) -> None:
-        self.plan = plan
+    def __init__(self, *, quiet: bool, verbose: bool, as_json: bool, pipes: Path | None = None) -> None:
+        self.plan: Plan | None = None
+        self.pipes = pipes
         self.quiet = quiet
         self.verbose = verbose
         self.as_json = as_json
@@ -176,7 +186,7 @@ class Report:
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("photos", total=len(plan.photos))
+        self.task = self.progress.add_task("photos", total=None)
 
     def __enter__(self) -> Report:
         return self
@@ -189,34 +199,44 @@ class Report:
         if not self.quiet:
             self.console.print(Text(shown(text)))
 
-    def planned(self) -> None:
-        """What the plan leaves out."""
-        if self.verbose and self.plan.ignored:
-            self.say(f"passed over {self.plan.ignored} hidden files and files that are no photos")
-        for photo in self.plan.skipped:
+    def name(self, path: Path) -> str:
+        """A path as the user knows it."""
+        return "-" if self.pipes is not None and path.is_relative_to(self.pipes) else str(path)
+
+    def planned(self, plan: Plan) -> None:
+        """How much there is to do, and what is left out."""
+        self.plan = plan
+        self.progress.update(self.task, total=len(plan.photos))
+        if self.verbose and plan.ignored:
+            self.say(f"passed over {plan.ignored} hidden files, folders, and files that are no photos")
+        for photo in plan.skipped:
             if self.verbose:
                 self.say(f"{photo.target} exists, skipped")
             self._result("skipped", photo)
 
-    def dry_run(self) -> ExitCode:
+    def stale(self, photo: Planned, reason: str) -> None:
+        """A photo that an earlier run restored is restored again."""
+        self.say(f"{self.name(photo.source)} is restored again: {reason}")
+
+    def dry_run(self, plan: Plan) -> ExitCode:
         """Each photo and what it would become, on stdout; the exit code says if something is known to fail."""
-        for photo in self.plan.photos:
+        for photo in plan.photos:
             if photo.problem is not None:
                 self._failure(photo, photo.problem)
                 self._result("failed", photo, error=error_facts(photo.problem))
             elif self.as_json:
                 self._result("planned", photo)
             else:
-                typer.echo(f"{shown(photo.source)} -> {shown(photo.target)}")
-        failed = [photo.problem for photo in self.plan.photos if photo.problem is not None]
+                typer.echo(f"{shown(self.name(photo.source))} -> {shown(photo.target)}")
+        failed = [photo.problem for photo in plan.photos if photo.problem is not None]
         if not failed:
             return ExitCode.DONE
-        return failed[0].exit_code if self.plan.single else ExitCode.SOME_FAILED
+        return failed[0].exit_code if plan.single else ExitCode.SOME_FAILED
 
     def photo_started(self, photo: Planned) -> None:
         """Name the photo in work on the bar, which appears with the first one: before it, weights may have theirs."""
         self.progress.start()
-        self.progress.update(self.task, description=shown(photo.source.name))
+        self.progress.update(self.task, description=shown(Path(self.name(photo.source)).name))
 
     def photo_done(self, outcome: Outcome) -> None:
         """A photo is restored and written, or has failed."""
@@ -225,7 +245,7 @@ class Report:
         photo = outcome.planned
         record = outcome.record
         for warning in record["warnings"]:
-            self.say(f"{photo.source}: {warning}")
+            self.say(f"{self.name(photo.source)}: {warning}")
         if outcome.error is not None:
             self._failure(photo, outcome.error)
             if self.verbose and not isinstance(outcome.error, OldphotoError):
@@ -233,7 +253,9 @@ class Report:
             self._result("failed", photo, error=error_facts(outcome.error))
             return
         if self.lines:
-            line = f"[{self.done}/{len(self.plan.photos)}] {photo.source} -> {photo.target} ({record['seconds']:.1f} s)"
+            of = "" if self.plan is None else f"/{len(self.plan.photos)}"
+            line = f"[{self.done}{of}] {self.name(photo.source)} -> {self.name(photo.target)}"
+            line += f" ({record['seconds']:.1f} s)"
             if self.verbose and outcome.size is not None:
                 stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in record["stages"].items())
                 line += f", {outcome.size[0]} x {outcome.size[1]} pixels, {len(record['faces'])} faces, {stages}"
@@ -251,7 +273,7 @@ class Report:
 
     def end(self, summary: Summary) -> ExitCode:
         """The closing line, and the exit code: a single photo's own error, or that of the batch."""
-        if self.plan.single and summary.failed and not summary.interrupted:
+        if self.plan is not None and self.plan.single and summary.failed and not summary.interrupted:
             error = summary.failed[0].error
             if isinstance(error, OldphotoError):
                 return error.exit_code
@@ -261,16 +283,17 @@ class Report:
         parts = [f"{restored} restored"]
         if summary.failed:
             parts.append(f"{len(summary.failed)} failed")
-        if self.plan.skipped:
+        if self.plan is not None and self.plan.skipped:
             parts.append(f"{len(self.plan.skipped)} skipped")
         if summary.interrupted:
-            parts.append(f"interrupted with {len(self.plan.photos) - len(summary.outcomes)} to go")
+            left = "" if self.plan is None else f" with {len(self.plan.photos) - len(summary.outcomes)} to go"
+            parts.append(f"interrupted{left}")
         self.say(", ".join(parts))
         return summary.exit_code
 
     def _failure(self, photo: Planned, error: Exception) -> None:
         named = photo.source.name in str(error)
-        print_error(error, self.console, "" if named else f"{shown(photo.source)}: ")
+        print_error(error, self.console, "" if named else f"{shown(self.name(photo.source))}: ")
 
     def _result(self, status: str, photo: Planned, **facts: Any) -> None:
         if self.as_json:
@@ -293,14 +316,17 @@ def print_json(value: dict[str, Any] | list[Any]) -> None:
 @app.command()
 def restore(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="Photos, folders and glob patterns.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT", help="Photos, folders and glob patterns; - is a photo on stdin.", show_default=False
+        ),
+    ] = None,
     output: Annotated[
         str,
         typer.Option(
             "--output",
             "-o",
-            help="A folder, in which photos keep their names; or for a single photo, the file to write.",
+            help="A folder, in which photos keep their names; or for a single photo, the file to write, - for stdout.",
         ),
     ] = "restored",
     with_scratch: Annotated[bool, typer.Option("--with-scratch", help="Find scratches and repair them.")] = False,
@@ -376,6 +402,29 @@ def restore(
             metavar="FILE", help="Write what is done to each photo into this JSON Lines file.", show_default=False
         ),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MANIFEST",
+            help="Go on with the run of this manifest: skip what is done and still as it was written.",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only part I of N parts of the batch.", show_default=False)
+    ] = None,
+    from0: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also the photos named in this file, - for stdin, a NUL after each.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Restore what arrives in this folder, until Ctrl-C.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
@@ -390,6 +439,18 @@ def restore(
         raise UsageError("--save-mask has no mask to save", "add --with-scratch or --mask")
     if not faces and (only_face or skip_face or save_faces):
         raise UsageError("--no-faces contradicts --only-face, --skip-face and --save-faces", "leave --no-faces out")
+    if resume and (manifest or skip_existing):
+        other = "--manifest" if manifest else "--skip-existing"
+        raise UsageError(
+            f"--resume and {other} contradict each other", "--resume reads the manifest and goes on with it"
+        )
+    if not (inputs or from0 or watch):
+        raise UsageError("no photo is named", "name photos or folders, or use --from0 or --watch")
+    if watch and (inputs or from0 or dry_run):
+        raise UsageError("--watch takes no other input and no --dry-run", "give the folder alone")
+    pipes = bool(inputs and "-" in inputs) or output == "-"
+    if pipes:
+        check_pipes(inputs or [], output, several=bool(from0 or watch), beside=bool(manifest or resume or as_json))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
         raise UsageError(f"there is no device {device!r}", "use auto, cpu, cuda, cuda:N or mps")
     options = Options(
@@ -404,60 +465,133 @@ def restore(
         only_faces=tuple(only_face or ()),
         skip_faces=tuple(skip_face or ()),
     )
-    from oldphoto import batch
+    from oldphoto import arrivals, batch
     from oldphoto.image import DEFAULT_MAX_PIXELS
 
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
-    plan = batch.plan(
-        inputs,
-        output,
-        recursive=recursive,
-        existing="overwrite" if overwrite else "skip" if skip_existing else "refuse",
-        masks=mask,
-        save_masks=save_mask,
-        save_faces=save_faces,
-    )
-    report = Report(plan, quiet=quiet, verbose=verbose, as_json=as_json)
-    report.planned()
-    if dry_run:
-        raise typer.Exit(report.dry_run())
+    part = None if shard is None else batch.Shard.parse(shard)
+    listed = [] if from0 is None else read_names(from0)
+    with ExitStack() as stack:
+        spool = None
+        if pipes:
+            spool = Path(stack.enter_context(TemporaryDirectory(prefix="oldphoto-")))
+            inputs, output = open_pipes(inputs or [], output, spool)
+        report = Report(quiet=quiet, verbose=verbose, as_json=as_json, pipes=spool)
+        records = last_lines(read_manifest(resume)) if resume is not None and resume.exists() else {}
 
-    def load() -> Work:
-        return load_models(plan, options, model.value, device, precision.value, offline=offline, report=report)
+        def make_plan(existing: Existing) -> Plan:
+            return batch.plan(
+                [str(watch)] if watch else inputs or [],
+                output,
+                recursive=recursive,
+                existing="overwrite" if overwrite else existing,
+                masks=mask,
+                save_masks=save_mask,
+                save_faces=save_faces,
+                listed=listed,
+                shard=part,
+                records=records,
+            )
 
-    with ExitStack() as open_files:
-        lines = None if manifest is None else open_files.enter_context(Manifest(manifest, overwrite=overwrite))
+        plan = None if watch else make_plan("skip" if skip_existing else "refuse")
+
+        @cache
+        def weight_set() -> WeightSet:
+            photos = None if plan is None else plan.photos
+            return find_weights(
+                photos, options, model.value, offline=offline or dry_run, masks=bool(mask), report=report
+            )
+
+        def load() -> Work:
+            return load_models(weight_set(), options, device, precision.value)
+
+        if plan is not None:
+            if records:
+                found = weight_set()
+                setting = Setting(options, found.name, found.hashes, device, precision.value)
+                plan = batch.resume(plan, records, setting, report.stale)
+            report.planned(plan)
+            if dry_run:
+                raise typer.Exit(report.dry_run(plan))
+        photos = arrivals.arrivals(lambda: make_plan("skip")) if plan is None else plan.photos
+        keep = None
+        if manifest or resume:
+            path = cast("Path", manifest or resume)
+            keep = stack.enter_context(Manifest(path, resume=resume is not None, overwrite=overwrite)).append
         with report:
             summary = batch.run(
-                plan.photos,
-                load,
-                max_pixels=limit,
-                keep=None if lines is None else lines.append,
-                on_start=report.photo_started,
-                on_done=report.photo_done,
+                photos, load, max_pixels=limit, keep=keep, on_start=report.photo_started, on_done=report.photo_done
             )
-    raise typer.Exit(report.end(summary))
+        if spool is not None and not summary.failed:
+            close_pipes(spool)
+        raise typer.Exit(report.end(summary))
 
 
-def load_models(
-    plan: Plan, options: Options, model: str, device: str, precision: str, *, offline: bool, report: Report
-) -> Work:
-    """Have the weights this plan needs and no others, load them once, and give what restores one photo."""
+def check_pipes(inputs: list[str], output: str, *, several: bool, beside: bool) -> None:
+    """Raise UsageError where a photo on stdin or stdout does not go together with what else was asked for."""
+    if len(inputs) != 1 or several:
+        raise UsageError("- stands for one photo", "give one input, and - or a file as output")
+    if beside:
+        raise UsageError("- does not go with --json, --manifest or --resume", "name files instead")
+    if inputs == ["-"] and output != "-" and not Path(output).suffix:
+        raise UsageError("a photo on stdin has no name of its own", "name the output file with -o, or - for stdout")
+    if output == "-" and sys.stdout.isatty():
+        raise UsageError("a photo is not written to a terminal", "send stdout to a file or another program")
+
+
+def open_pipes(inputs: list[str], output: str, spool: Path) -> tuple[list[str], str]:
+    """The files in the folder `spool` that stand in for stdin, which is read to its end here, and for stdout."""
+    if inputs == ["-"]:
+        inputs = [str(spool / "stdin")]
+        with (spool / "stdin").open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    return inputs, str(spool / "stdout") if output == "-" else output
+
+
+def close_pipes(spool: Path) -> None:
+    """Send the photo that was written for stdout there, if there is one."""
+    for path in (spool / "stdout").glob("*"):
+        try:
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise FileAccessError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def read_names(source: str) -> list[str]:
+    """File names with a NUL after each, from a file or from stdin for "-"."""
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise FileAccessError(f"cannot read {source}: {error.strerror}", "check the name") from error
+    return [os.fsdecode(name) for name in data.split(b"\0") if name]
+
+
+def find_weights(
+    photos: Sequence[Planned] | None, options: Options, model: str, *, offline: bool, masks: bool, report: Report
+) -> WeightSet:
+    """Have the weights that these photos need and no others; all, where the photos are not known yet."""
     from oldphoto import batch, weights
-    from oldphoto.pipeline import Models
-    from oldphoto.pipeline import restore as restore_photo
-
-    masks = any(photo.mask is not None for photo in plan.photos)
 
     def nets(name: ModelSet) -> list[str]:
         # Photos of both kinds may need the nets of both paths; a dict keeps the order.
-        kinds = batch.large_or_not(plan.photos, options)
+        kinds = batch.large_or_not(photos, options)
         return list(dict.fromkeys(net for large in kinds for net in weights.needed_nets(name, options, large, masks)))
 
     with Downloads(report.console, quiet=report.quiet) as downloads:
         weight_set = weights.resolve(cast("ModelName", model), nets, offline=offline, progress=downloads.report)
     if weight_set.note is not None:
         report.say(weight_set.note)
+    return weight_set
+
+
+def load_models(weight_set: WeightSet, options: Options, device: str, precision: str) -> Work:
+    """Load the networks, once, and give what restores one photo."""
+    from oldphoto import batch
+    from oldphoto.pipeline import Models
+    from oldphoto.pipeline import restore as restore_photo
+
     models = Models.load(weight_set, device, precision)
     setting = Setting(options, weight_set.name, weight_set.hashes, str(models.device), models.precision)
     return batch.Work(

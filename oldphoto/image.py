@@ -8,10 +8,12 @@ The file's content says its format, not its name. What the decoders are trusted 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +40,7 @@ __all__ = [
     "read_mask",
     "read_pages",
     "read_photo",
+    "remove_parts",
     "write_mask",
     "write_pages",
     "write_photo",
@@ -158,8 +161,7 @@ def write_pages(
     turn = iter(photos)
     first = next(turn)
     target = output_format(first, path, format)
-    # A name of constant length beside the target: the same disk, hidden from folder scans, never too long.
-    part = path.with_name(f".oldphoto-{secrets.token_hex(6)}.part")
+    part = path.with_name(f"{_part_prefix(path)}{secrets.token_hex(6)}.part")
     try:
         try:
             with part.open("x+b") as handle:
@@ -178,6 +180,18 @@ def write_pages(
             raise
     except OSError as error:
         raise _file_access_error("write", path, error) from error
+
+
+def remove_parts(path: Path) -> None:
+    """Delete the temporary files that a killed process left behind while it wrote `path`; never raises OSError."""
+    with suppress(OSError):
+        for part in path.parent.glob(f"{_part_prefix(path)}*.part"):
+            part.unlink()
+
+
+def _part_prefix(path: Path) -> str:
+    # Beside the target, so on the same disk; of constant length, so never too long; hidden from folder scans.
+    return f".oldphoto-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
 
 
 def output_format(photo: Photo, path: str | os.PathLike[str], format: str | None = None) -> Format:

@@ -34,6 +34,7 @@ SCHEMA = Path(__file__).with_name("manifest.schema.json")
 _START = b'{"version": '
 
 Role = Literal["input", "output", "mask", "saved_mask"]
+Difference = Literal["missing", "changed", "unreadable"]
 ROLES: tuple[Role, ...] = ("input", "output", "mask", "saved_mask")
 _PACKAGES = ("torch", "numpy", "pillow", "opencv-python", "dlib-bin", "dlib", "tifffile")
 
@@ -123,7 +124,7 @@ class Change:
 
     path: Path
     role: Role
-    what: Literal["missing", "changed", "unreadable"]
+    what: Difference
 
 
 class Manifest:
@@ -136,7 +137,7 @@ class Manifest:
 
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = path
-        self._folder = Path(os.path.abspath(path)).parent  # noqa: PTH100 - links stay what the user wrote
+        self._folder = absolute(path).parent
         self._lock = threading.Lock()
         self._waiting = b""
         with _file_errors("write", path):
@@ -191,7 +192,7 @@ class Manifest:
     def _line(self, record: Record) -> bytes:
         line = copy.deepcopy(record)
         for facts in _files(line):
-            path = Path(os.path.abspath(facts["path"]))  # noqa: PTH100 - links stay what the user wrote
+            path = absolute(facts["path"])
             below = path.is_relative_to(self._folder)
             facts["path"] = path.relative_to(self._folder).as_posix() if below else str(path)
         return json.dumps(line).encode() + b"\n"
@@ -218,8 +219,8 @@ def read(path: Path) -> list[Record]:
 
 
 def last_lines(records: Iterable[Record]) -> dict[Path, Record]:
-    """The line that counts for each photo, by its output."""
-    return {Path(record["output"]["path"]): record for record in records}
+    """The line that counts for each photo, by the absolute path of its output."""
+    return {absolute(record["output"]["path"]): record for record in records}
 
 
 def verify(records: Iterable[Record]) -> Iterator[tuple[Record, list[Change]]]:
@@ -234,17 +235,19 @@ def changes(record: Record) -> list[Change]:
     found = []
     for role in ROLES:
         facts = record[role]
-        if facts is None:
-            continue
-        path = Path(facts["path"])
-        try:
-            if hash_file(path) != facts["sha256"]:
-                found.append(Change(path, role, "changed"))
-        except FileNotFoundError:
-            found.append(Change(path, role, "missing"))
-        except OSError:
-            found.append(Change(path, role, "unreadable"))
+        if facts is not None and (what := difference(Path(facts["path"]), facts)) is not None:
+            found.append(Change(Path(facts["path"]), role, what))
     return found
+
+
+def difference(path: Path, facts: FileFacts) -> Difference | None:
+    """How a file differs from what was written down of it; None if it does not."""
+    try:
+        return None if hash_file(path) == facts["sha256"] else "changed"
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        return "unreadable"
 
 
 def hash_file(path: Path) -> str:
@@ -262,6 +265,11 @@ def error_facts(error: Exception) -> ErrorFacts:
     """An error as it is told to programs."""
     advice, code = (error.advice, error.exit_code) if isinstance(error, OldphotoError) else ("", ExitCode.BUG)
     return {"kind": type(error).__name__, "message": str(error), "advice": advice, "exit_code": int(code)}
+
+
+def absolute(path: Path | str) -> Path:
+    """The absolute path of a file that need not exist; links stay what the user wrote."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def now() -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from oldphoto import __version__, cli, weights
+from oldphoto.batch import Work, large_or_not
 from oldphoto.errors import ExitCode, WeightsCorruptError, WeightsUnavailableError
 from oldphoto.image import Photo
+from oldphoto.manifest import Setting
 from oldphoto.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,22 +30,23 @@ class Calls:
     """Stands in for the networks; remembers with what they were asked for."""
 
     def __init__(self) -> None:
+        self.wanted = ("", False)
         self.loads: list[tuple[str, str, str, bool]] = []
         self.options = Options()
         self.large: set[bool] = set()
         self.masked: list[bool] = []
         self.error: BaseException | None = None
 
-    def load(
-        self, plan: Any, options: Options, model: str, device: str, precision: str, *, offline: bool, report: Any
-    ) -> Any:
-        from oldphoto.batch import Work, large_or_not
-        from oldphoto.manifest import Setting
+    def find(self, photos: Any, options: Options, model: str, *, offline: bool, masks: bool, report: Any) -> Any:
+        self.wanted = (model, offline)
+        self.large = large_or_not(photos, options)
+        return weights.WeightSet("compact", {}, None, {"mapping": "0" * 64})
 
+    def load(self, weight_set: weights.WeightSet, options: Options, device: str, precision: str) -> Work:
+        model, offline = self.wanted
         self.loads.append((model, device, precision, offline))
         self.options = options
-        self.large = large_or_not(plan.photos, options)
-        return Work(self.restore, Setting(options, "compact", {"mapping": "0" * 64}))
+        return Work(self.restore, Setting(options, weight_set.name, weight_set.hashes))
 
     def restore(self, photo: Photo, mask: Any) -> Any:
         self.masked.append(mask is not None)
@@ -69,6 +73,7 @@ def quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
+    monkeypatch.setattr(cli, "find_weights", calls.find)
     monkeypatch.setattr(cli, "load_models", calls.load)
     return calls
 
@@ -205,6 +210,112 @@ def test_names_cannot_forge_lines_or_colours(tmp_path: Path, calls: Calls) -> No
     assert r"a\n\x1b[31m[bold]b.jpg ->" in done.stderr
 
 
+# ---- pipes, lists, parts, manifests ----
+
+
+def content(size: tuple[int, int] = (12, 8), kind: str = "PNG") -> bytes:
+    data = BytesIO()
+    Image.new("RGB", size, (200, 100, 50)).save(data, kind)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_a_photo_goes_through_pipes(calls: Calls, kind: str) -> None:
+    done = CliRunner().invoke(cli.app, ["restore", "-", "-o", "-"], input=content(kind=kind))
+    assert done.exit_code == 0, done.stderr
+    with Image.open(BytesIO(done.stdout_bytes)) as picture:  # nothing but the photo is on stdout
+        assert (picture.size, picture.format) == ((12, 8), kind)
+        assert abs(np.asarray(picture)[0, 0] - np.array([55, 155, 205])).max() < 4
+    assert "] - -> - (" in done.stderr
+
+
+def test_one_end_of_the_pipe_can_be_a_file(tmp_path: Path, calls: Calls) -> None:
+    done = CliRunner().invoke(cli.app, ["restore", "-", "-o", str(tmp_path / "b.png")], input=content())
+    assert (done.exit_code, done.stdout_bytes, size_of(tmp_path / "b.png")) == (0, b"", (12, 8))
+    done = oldphoto("restore", draw(tmp_path / "a.png", size=(5, 7)), "-o", "-", "--quiet")
+    with Image.open(BytesIO(done.stdout_bytes)) as picture:
+        assert (done.exit_code, done.stderr, picture.size) == (0, "", (5, 7))
+
+
+def test_a_bad_photo_on_stdin_gives_nothing_on_stdout(calls: Calls) -> None:
+    done = CliRunner().invoke(cli.app, ["restore", "-", "-o", "-"], input=b"no photo")
+    assert (done.exit_code, done.stdout_bytes) == (ExitCode.BAD_IMAGE, b"")
+    assert done.stderr.startswith("error: stdin is not a picture")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-"],
+        ["-", "-o", "folder/"],
+        ["-", "a.jpg", "-o", "-"],
+        ["-", "-o", "-", "--json"],
+        ["-", "-o", "-", "--manifest", "run.jsonl"],
+        ["a.jpg", "-o", "-", "--from0", "names"],
+        ["--watch", "in", "a.jpg"],
+        ["a.jpg", "--manifest", "a.jsonl", "--resume", "b.jsonl"],
+        ["a.jpg", "--skip-existing", "--resume", "b.jsonl"],
+        ["a.jpg", "--shard", "2"],
+        ["a.jpg", "--shard", "0/2"],
+        ["a.jpg", "--shard", "3/2"],
+        [],
+    ],
+)
+def test_what_does_not_go_together_is_refused(calls: Calls, arguments: list[str]) -> None:
+    done = oldphoto("restore", *arguments)
+    assert (done.exit_code, done.stdout, calls.loads) == (ExitCode.USAGE, "", [])
+    assert done.stderr.startswith("error: ")
+
+
+def test_names_come_in_with_a_nul_after_each(tmp_path: Path, calls: Calls) -> None:
+    names = [str(draw(tmp_path / name)) for name in ("x/a [1].png", "x/b\nc.png", "y/d.png")]
+    listed = "\0".join([*names, str(tmp_path / "x"), ""])  # as `find -print0` ends each, and folders too
+    done = CliRunner().invoke(cli.app, ["restore", "--from0", "-", "-o", str(tmp_path / "out")], input=listed)
+    assert done.exit_code == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a [1].png", "b\nc.png", "d.png"]
+    (tmp_path / "list").write_text(listed)
+    again = oldphoto("restore", "--from0", tmp_path / "list", "-o", tmp_path / "new")
+    assert again.exit_code == 0
+
+
+def test_listed_names_keep_their_folders_with_recursive(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(Path("x/a.png"))
+    draw(Path("y/a.png"))
+    flat = CliRunner().invoke(cli.app, ["restore", "--from0", "-", "-o", "out"], input="x/a.png\0./y/a.png\0")
+    assert flat.exit_code == ExitCode.REFUSED_OVERWRITE
+    done = CliRunner().invoke(cli.app, ["restore", "--from0", "-", "-o", "out", "-r"], input="x/a.png\0./y/a.png\0")
+    assert done.exit_code == 0, done.stderr
+    assert [size_of(Path("out") / name / "a.png") for name in "xy"] == [(12, 8)] * 2
+
+
+def test_a_run_goes_on_with_its_manifest(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    arguments = ("restore", tmp_path / "in", "-o", tmp_path / "out", "--resume", tmp_path / "out/run.jsonl")
+    assert oldphoto(*arguments).exit_code == 0  # the manifest need not be there yet
+    draw(tmp_path / "in/b.jpg")
+    done = oldphoto(*arguments)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "1 restored, 1 skipped")
+    assert len((tmp_path / "out/run.jsonl").read_text().splitlines()) == 2
+    loads = len(calls.loads)
+    done = oldphoto(*arguments)
+    assert (done.exit_code, done.stderr.splitlines()[-1], len(calls.loads)) == (0, "0 restored, 2 skipped", loads)
+    done = oldphoto(*arguments, "--no-faces")
+    assert done.stderr.splitlines()[0] == f"{tmp_path / 'in/a.jpg'} is restored again: the options are others"
+    assert done.stderr.splitlines()[-1] == "2 restored"
+
+
+def test_the_parts_of_a_batch_are_the_batch(tmp_path: Path, calls: Calls) -> None:
+    for number in range(12):
+        draw(tmp_path / f"in/{number}.png")
+    for part in ("1/3", "2/3", "3/3"):
+        assert oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--shard", part).exit_code == 0
+    assert len(calls.masked) == 12  # each photo once
+    assert len(list((tmp_path / "out").iterdir())) == 12
+
+
 # ---- exit codes ----
 
 
@@ -272,7 +383,7 @@ def test_failures_of_the_models_have_their_codes(tmp_path: Path, calls: Calls, e
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), WeightsUnavailableError("no hub", "try this")])
 def test_failures_while_loading_have_their_codes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise error

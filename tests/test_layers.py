@@ -34,7 +34,7 @@ LAYERS = [
         "training.landmarks",
         "training.pairs",
     },
-    {"training.stages"},
+    {"arrivals", "training.stages"},
     {"training.train"},
     {"cli"},
     {"__main__"},

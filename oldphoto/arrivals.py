@@ -1,0 +1,39 @@
+"""Photos as they arrive in a folder: each is taken once nobody writes to it any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from oldphoto.batch import Plan, Planned, stamp
+from oldphoto.errors import NoInputError
+
+# A file is whole when it has not changed for so long. Scanners and copies over a network write in bursts.
+PAUSE_SECONDS = 2.0
+
+
+def arrivals(plan: Callable[[], Plan], sleep: Callable[[float], None] = time.sleep) -> Iterator[Planned]:
+    """Look again every PAUSE_SECONDS, and yield each photo whose size and time are those of the last look; no end.
+
+    plan: what is there and still to be restored. A photo that failed is yielded again when its file changes.
+    """
+    seen: dict[Path, object] = {}
+    taken: dict[Path, object] = {}
+    while True:
+        for photo in _waiting(plan):
+            now = stamp(photo.source)
+            if now is None or taken.get(photo.source) == now:
+                continue
+            if seen.get(photo.source) == now:
+                taken[photo.source] = now
+                yield photo
+            seen[photo.source] = now
+        sleep(PAUSE_SECONDS)
+
+
+def _waiting(plan: Callable[[], Plan]) -> tuple[Planned, ...]:
+    try:
+        return plan().photos
+    except NoInputError:
+        return ()  # nothing has arrived yet
