@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import time
@@ -14,7 +15,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from oldphoto import __version__
 from oldphoto.errors import (
     ExitCode,
     FileAccessError,
@@ -63,6 +65,7 @@ from oldphoto.manifest import (
     versions,
 )
 from oldphoto.options import Options
+from oldphoto.provenance import ENHANCED, GENERATED, Step, merged
 from oldphoto.weights import needed_nets
 
 if TYPE_CHECKING:
@@ -428,7 +431,7 @@ def _restore_file(
     started = time.perf_counter()
     size = None
     setting = work.setting
-    record["options"] = asdict(setting.options)
+    record["options"] = setting.choices()
 
     def finish(part: Path) -> None:
         record["output"] |= {"sha256": hash_file(part), "bytes": part.stat().st_size}
@@ -460,6 +463,11 @@ def _restore_file(
         record["mask_share"] = None if result.mask is None else round(float(result.mask.mean()), 6)
         record["faces"] = [_face_facts(face, setting.options) for face in result.faces]
         record["warnings"] = list(result.warnings)
+        generated = any(face.after is not None for face in result.faces) or (
+            result.mask is not None and bool(result.mask.any())
+        )
+        record["source_type"] = GENERATED if generated else ENHANCED
+        restored = _marked(result.photo, planned.target, record) if setting.provenance else result.photo
         record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
         writing = time.perf_counter()
         # The photo goes last: where the photo exists, all that belongs to it does.
@@ -472,7 +480,7 @@ def _restore_file(
                     write_photo(Photo.from_array(face.before), planned.face_crop(face.number, "before"))
                     after = np.clip(np.rint(face.after), 0, 255).astype(np.uint8)
                     write_photo(Photo.from_array(after), planned.face_crop(face.number, "after"))
-        write_photo(result.photo, planned.target, before_move=finish)
+        write_photo(restored, planned.target, before_move=finish)
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
     except Exception as error:
@@ -492,6 +500,23 @@ def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None) -> Photo:
         raise FileAccessError(f"{path} changed while it was read", "restore it again when it is whole")
     facts.update({"format": photo.metadata.format, "width": photo.width, "height": photo.height})
     return photo
+
+
+def _marked(photo: Photo, target: Path, record: Record) -> Photo:
+    """The photo with what was done to it added to its XMP; as it is, with a warning, where that cannot be."""
+    model = record["model"]
+    assert model is not None
+    assert record["source_type"] is not None
+    weights = ", ".join(f"{net} sha256 {sha256}" for net, sha256 in model["weights"].items())
+    did = f"{model['set']} weights in {model['precision']}: {weights}; options {json.dumps(record['options'])}"
+    try:
+        step = Step(record["time"], f"oldphoto {__version__}", did)
+        marked = photo.with_xmp(merged(photo.metadata.xmp, record["source_type"], step))
+        output_format(marked, target)
+    except (ValueError, UsageError) as error:
+        record["warnings"].append(f"its XMP stays as it was, without a note of what was done: {error}")
+        return photo
+    return marked
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
@@ -528,6 +553,7 @@ def _blank_record(planned: Planned) -> Record:
         "mask": None,
         "saved_mask": None,
         "mask_share": None,
+        "source_type": None,
         "options": {},
         "model": None,
         "faces": [],

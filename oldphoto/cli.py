@@ -402,6 +402,9 @@ def restore(
             metavar="FILE", help="Write what is done to each photo into this JSON Lines file.", show_default=False
         ),
     ] = None,
+    provenance: Annotated[
+        bool, typer.Option("--provenance/--no-provenance", help="Say in each output's XMP what was done to it.")
+    ] = Setting.provenance,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -503,12 +506,12 @@ def restore(
             )
 
         def load() -> Work:
-            return load_models(weight_set(), options, device, precision.value)
+            return load_models(weight_set(), options, device, precision.value, provenance=provenance)
 
         if plan is not None:
             if records:
                 found = weight_set()
-                setting = Setting(options, found.name, found.hashes, device, precision.value)
+                setting = Setting(options, found.name, found.hashes, device, precision.value, provenance)
                 plan = batch.resume(plan, records, setting, report.stale)
             report.planned(plan)
             if dry_run:
@@ -586,14 +589,14 @@ def find_weights(
     return weight_set
 
 
-def load_models(weight_set: WeightSet, options: Options, device: str, precision: str) -> Work:
+def load_models(weight_set: WeightSet, options: Options, device: str, precision: str, *, provenance: bool) -> Work:
     """Load the networks, once, and give what restores one photo."""
     from oldphoto import batch
     from oldphoto.pipeline import Models
     from oldphoto.pipeline import restore as restore_photo
 
     models = Models.load(weight_set, device, precision)
-    setting = Setting(options, weight_set.name, weight_set.hashes, str(models.device), models.precision)
+    setting = Setting(options, weight_set.name, weight_set.hashes, str(models.device), models.precision, provenance)
     return batch.Work(
         lambda photo, mask: restore_photo(photo, models, options, mask), setting, device_memory=models.peak_memory
     )
@@ -664,6 +667,20 @@ def verify(
         typer.echo(f"{photos} photos verified, {changed} changed")
     if changed:
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+@app.command("premis")
+def export_premis(
+    manifests: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST", help="Files that --manifest wrote.", show_default=False)
+    ],
+) -> None:
+    """Write a manifest as PREMIS 3 XML to stdout: files as objects, restorations as events."""
+    from oldphoto.premis import premis
+
+    document = premis(record for path in manifests for record in read_manifest(path))
+    sys.stdout.buffer.write(document)
+    sys.stdout.buffer.flush()
 
 
 # ---- faces ----

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -82,7 +82,7 @@ class Record(TypedDict):
     """One line; manifest.schema.json says the same to other programs.
 
     output: of a failed photo, where it would have gone, without hash and sizes. mask: the user's own. mask_share: of
-    the pixels, in 0..1, those repaired as damage; null without a mask.
+    the pixels, in 0..1, those repaired as damage; null without a mask. source_type: IPTC's DigitalSourceType.
     seconds: from reading to written, and `stages` of it. peak_memory_bytes: of the process so far;
     peak_device_memory_bytes: of the graphics card, for this photo.
     """
@@ -95,6 +95,7 @@ class Record(TypedDict):
     mask: FileFacts | None
     saved_mask: FileFacts | None
     mask_share: float | None
+    source_type: str | None
     options: dict[str, Any]
     model: ModelFacts | None
     faces: list[FaceFacts]
@@ -109,13 +110,23 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all photos of a run have in common. weights: sha256 by net."""
+    """What all photos of a run have in common.
+
+    weights: sha256 by net. provenance: outputs say in XMP what was done to them. signed: they carry a C2PA manifest.
+    """
 
     options: Options
     model_set: Literal["published", "compact"]
     weights: Mapping[str, str]
     device: str = "cpu"
     precision: str = "fp32"
+    provenance: bool = True
+    signed: bool = False
+
+    def choices(self) -> dict[str, Any]:
+        """What was chosen that shows in the output, as JSON gives it back: lists, no tuples."""
+        chosen = asdict(self.options) | {"provenance": self.provenance, "signed": self.signed}
+        return cast("dict[str, Any]", json.loads(json.dumps(chosen)))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ LAYERS = [
     {"options", "decoders", "exif"},
     {"photo"},
     {"netpbm", "plugins", "png", "tiff"},
-    {"models.blocks", "image", "manifest", "tensors", "weights"},
+    {"models.blocks", "image", "manifest", "provenance", "tensors", "weights"},
     {"models.scratch_unet", "models.vae", "models.mapping", "models.spade"},
     {"faces", "loading"},
     {"blending", "scratches", "translation"},
@@ -27,6 +27,7 @@ LAYERS = [
     {
         "batch",
         "doctor",
+        "premis",
         "training.degrade",
         "training.data",
         "training.losses",
