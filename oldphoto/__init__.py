@@ -35,10 +35,13 @@ __all__ = [
     "detect_faces",
     "read_photo",
     "restore",
+    "side_by_side",
     "write_photo",
+    "write_report",
 ]
 
 if TYPE_CHECKING:
+    from oldphoto.compare import side_by_side
     from oldphoto.errors import (
         BadImageError,
         ExitCode,
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from oldphoto.image import Photo, read_photo, write_photo
     from oldphoto.options import Options
     from oldphoto.pipeline import Restoration, Restorer, restore
+    from oldphoto.report import write_report
 
 _MODULE_OF = {
     "Options": "oldphoto.options",
@@ -65,6 +69,8 @@ _MODULE_OF = {
     "Restoration": "oldphoto.pipeline",
     "Restorer": "oldphoto.pipeline",
     "restore": "oldphoto.pipeline",
+    "side_by_side": "oldphoto.compare",
+    "write_report": "oldphoto.report",
 }
 
 

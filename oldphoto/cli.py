@@ -748,6 +748,25 @@ def listing_facts(listing: Listing, *, drawn: bool) -> dict[str, Any]:
     }
 
 
+# ---- report ----
+
+
+@app.command("report")
+def make_report(
+    manifests: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST", help="Files that --manifest wrote.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that exists.")] = False,
+) -> None:
+    """Make a page of before and after from a manifest and the files it names; nothing is restored again."""
+    from oldphoto.manifest import read
+    from oldphoto.report import write_report
+
+    count = write_report(output, (record for path in manifests for record in read(path)), overwrite=overwrite)
+    stderr().print(Text(f"{count} photos in {shown(output)}"))
+
+
 # ---- weights ----
 
 weights_app = typer.Typer(no_args_is_help=True, help="See, fetch, check, import and remove weight files.")

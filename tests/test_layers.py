@@ -20,6 +20,8 @@ LAYERS = [
     {"photo"},
     {"netpbm", "plugins", "png", "tiff"},
     {"models.blocks", "image", "manifest", "provenance", "tensors", "weights"},
+    {"compare"},
+    {"report"},
     {"models.scratch_unet", "models.vae", "models.mapping", "models.spade"},
     {"faces", "loading"},
     {"blending", "scratches", "translation"},
