@@ -358,6 +358,7 @@ def run(
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     keep: Callable[[Record], None] | None = None,
+    sign: Callable[[Path, Record], None] | None = None,
     on_start: Callable[[Planned], None] = lambda planned: None,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Summary:
@@ -367,6 +368,7 @@ def run(
         to do fetches and loads no weights. Its errors end the run.
     max_pixels: as in read_photo.
     keep: takes each photo's record: of a restored one before its output takes its name, so that no output is without.
+    sign: is given each finished output, under a temporary name, to sign it in place.
     Ctrl-C ends the run between two whole files. Weights that are missing or damaged end it with their error, since no
     other photo could do better.
     """
@@ -380,7 +382,7 @@ def run(
             else:
                 work = work or load()
                 on_start(planned)
-                outcome = _restore_file(planned, record, work, max_pixels, keep)
+                outcome = _restore_file(planned, record, work, max_pixels, keep, sign)
             if outcome.error is not None and keep is not None:
                 keep(outcome.record)
             outcomes.append(outcome)
@@ -425,7 +427,12 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def _restore_file(
-    planned: Planned, record: Record, work: Work, max_pixels: int | None, keep: Callable[[Record], None] | None
+    planned: Planned,
+    record: Record,
+    work: Work,
+    max_pixels: int | None,
+    keep: Callable[[Record], None] | None,
+    sign: Callable[[Path, Record], None] | None,
 ) -> Outcome:
     """Read, restore and write one photo, and write down in `record` what is found on the way."""
     started = time.perf_counter()
@@ -434,6 +441,8 @@ def _restore_file(
     record["options"] = setting.choices()
 
     def finish(part: Path) -> None:
+        if sign is not None:
+            sign(part, record)
         record["output"] |= {"sha256": hash_file(part), "bytes": part.stat().st_size}
         record["stages"]["write"] = round(time.perf_counter() - writing, 3)
         record["seconds"] = round(time.perf_counter() - started, 3)

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -405,6 +405,12 @@ def restore(
     provenance: Annotated[
         bool, typer.Option("--provenance/--no-provenance", help="Say in each output's XMP what was done to it.")
     ] = Setting.provenance,
+    c2pa: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="CERT KEY", help="Sign a C2PA manifest into each output, with these PEM files.", show_default=False
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -470,9 +476,11 @@ def restore(
     )
     from oldphoto import arrivals, batch
     from oldphoto.image import DEFAULT_MAX_PIXELS
+    from oldphoto.signing import Signer
 
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
     part = None if shard is None else batch.Shard.parse(shard)
+    signer = None if c2pa is None else Signer.load(*c2pa)
     listed = [] if from0 is None else read_names(from0)
     with ExitStack() as stack:
         spool = None
@@ -506,12 +514,17 @@ def restore(
             )
 
         def load() -> Work:
-            return load_models(weight_set(), options, device, precision.value, provenance=provenance)
+            work = load_models(weight_set(), options, device, precision.value)
+            return replace(work, setting=replace(work.setting, provenance=provenance, signed=signer is not None))
 
         if plan is not None:
             if records:
                 found = weight_set()
-                setting = Setting(options, found.name, found.hashes, device, precision.value, provenance)
+                setting = Setting(
+                    *(options, found.name, found.hashes, device, precision.value),
+                    provenance=provenance,
+                    signed=signer is not None,
+                )
                 plan = batch.resume(plan, records, setting, report.stale)
             report.planned(plan)
             if dry_run:
@@ -523,7 +536,13 @@ def restore(
             keep = stack.enter_context(Manifest(path, resume=resume is not None, overwrite=overwrite)).append
         with report:
             summary = batch.run(
-                photos, load, max_pixels=limit, keep=keep, on_start=report.photo_started, on_done=report.photo_done
+                photos,
+                load,
+                max_pixels=limit,
+                keep=keep,
+                sign=None if signer is None else signer.sign,
+                on_start=report.photo_started,
+                on_done=report.photo_done,
             )
         if spool is not None and not summary.failed:
             close_pipes(spool)
@@ -589,14 +608,14 @@ def find_weights(
     return weight_set
 
 
-def load_models(weight_set: WeightSet, options: Options, device: str, precision: str, *, provenance: bool) -> Work:
+def load_models(weight_set: WeightSet, options: Options, device: str, precision: str) -> Work:
     """Load the networks, once, and give what restores one photo."""
     from oldphoto import batch
     from oldphoto.pipeline import Models
     from oldphoto.pipeline import restore as restore_photo
 
     models = Models.load(weight_set, device, precision)
-    setting = Setting(options, weight_set.name, weight_set.hashes, str(models.device), models.precision, provenance)
+    setting = Setting(options, weight_set.name, weight_set.hashes, str(models.device), models.precision)
     return batch.Work(
         lambda photo, mask: restore_photo(photo, models, options, mask), setting, device_memory=models.peak_memory
     )

@@ -30,6 +30,7 @@ LAYERS = [
         "batch",
         "doctor",
         "premis",
+        "signing",
         "training.degrade",
         "training.data",
         "training.losses",

@@ -228,7 +228,7 @@ def restore(photo, mask):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 seen, wait = [], int(sys.argv.pop(1))
 arrivals.PAUSE_SECONDS = 0.2
-cli.load_models = lambda *_, **__: batch.Work(restore, setting())
+cli.load_models = lambda *_: batch.Work(restore, setting())
 cli.main()
 """
 
