@@ -376,13 +376,12 @@ def run(
     work: Work | None = None
     try:
         for planned in photos:
-            record = _blank_record(planned)
             if planned.problem is not None:
-                outcome = _failed(planned, record, planned.problem)
+                outcome = failed(planned, planned.problem)
             else:
                 work = work or load()
                 on_start(planned)
-                outcome = _restore_file(planned, record, work, max_pixels, keep, sign)
+                outcome = restore_file(planned, work, max_pixels, keep, sign)
             if outcome.error is not None and keep is not None:
                 keep(outcome.record)
             outcomes.append(outcome)
@@ -426,15 +425,15 @@ def _size(path: Path) -> tuple[int, int] | None:
             return None  # a bad file has its error told when it is read
 
 
-def _restore_file(
+def restore_file(
     planned: Planned,
-    record: Record,
     work: Work,
     max_pixels: int | None,
-    keep: Callable[[Record], None] | None,
-    sign: Callable[[Path, Record], None] | None,
+    keep: Callable[[Record], None] | None = None,
+    sign: Callable[[Path, Record], None] | None = None,
 ) -> Outcome:
-    """Read, restore and write one photo, and write down in `record` what is found on the way."""
+    """Read, restore and write one photo, and record what is found on the way. Parameters and errors as in `run`."""
+    record = _blank_record(planned)
     started = time.perf_counter()
     size = None
     setting = work.setting
@@ -495,7 +494,7 @@ def _restore_file(
     except Exception as error:
         # Even a bug costs one photo, not the rest of a long run; the caller shows it.
         record["seconds"] = round(time.perf_counter() - started, 3)
-        return _failed(planned, record, out_of_memory(error, size) or error)
+        return failed(planned, out_of_memory(error, size) or error, record)
     return Outcome(planned, record)
 
 
@@ -576,10 +575,11 @@ def _blank_record(planned: Planned) -> Record:
     }
 
 
-def _failed(planned: Planned, record: Record, error: Exception) -> Outcome:
+def failed(planned: Planned, error: Exception, record: Record | None = None) -> Outcome:
+    """The outcome of a photo that was not written. record: what was found before that."""
     output: FileFacts = {"path": str(planned.target), "sha256": None, "bytes": None}
-    record = {**record, "status": "failed", "output": output, "error": error_facts(error)}
-    return Outcome(planned, record, error)
+    known = record or _blank_record(planned)
+    return Outcome(planned, {**known, "status": "failed", "output": output, "error": error_facts(error)}, error)
 
 
 def out_of_memory(error: BaseException, size: tuple[int, int] | None = None) -> OutOfMemoryError | None:

@@ -11,14 +11,14 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
@@ -69,6 +69,13 @@ class Precision(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+
+
+class Engine(StrEnum):
+    """Where photos are restored: in this process, or by the workers of a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class FaceSize(StrEnum):
@@ -176,6 +183,7 @@ class Report:
         self.verbose = verbose
         self.as_json = as_json
         self.console = stderr()
+        self.stdout = sys.stdout  # while Ray runs, what it prints goes to stderr
         self.lines = verbose or not (quiet or self.console.is_terminal)
         self.done = 0
         self.progress = Progress(
@@ -301,13 +309,14 @@ class Report:
             print_json(
                 {"status": status, "source": str(photo.source), "target": str(photo.target)}
                 | {name: str(path) for name, path in paths.items() if path is not None}
-                | facts
+                | facts,
+                self.stdout,
             )
 
 
-def print_json(value: dict[str, Any] | list[Any]) -> None:
+def print_json(value: dict[str, Any] | list[Any], file: IO[str] | None = None) -> None:
     """One line of JSON on stdout; ASCII, so that any file name survives any locale."""
-    typer.echo(json.dumps(value))
+    typer.echo(json.dumps(value), file=file)
 
 
 # ---- restore ----
@@ -434,6 +443,14 @@ def restore(
         Path | None,
         typer.Option(metavar="DIR", help="Restore what arrives in this folder, until Ctrl-C.", show_default=False),
     ] = None,
+    engine: Annotated[Engine, typer.Option(help="Restore here, or on a Ray cluster.")] = Engine.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The Ray cluster; by default one on this machine.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers; by default what the cluster holds.", show_default=False)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
@@ -457,6 +474,10 @@ def restore(
         raise UsageError("no photo is named", "name photos or folders, or use --from0 or --watch")
     if watch and (inputs or from0 or dry_run):
         raise UsageError("--watch takes no other input and no --dry-run", "give the folder alone")
+    if engine is Engine.LOCAL and (ray_address or workers):
+        raise UsageError("--ray-address and --workers are of --engine ray", "add --engine ray")
+    if engine is Engine.RAY and watch:
+        raise UsageError("--watch does not go with --engine ray", "run --watch without it")
     pipes = bool(inputs and "-" in inputs) or output == "-"
     if pipes:
         check_pipes(inputs or [], output, several=bool(from0 or watch), beside=bool(manifest or resume or as_json))
@@ -474,7 +495,7 @@ def restore(
         only_faces=tuple(only_face or ()),
         skip_faces=tuple(skip_face or ()),
     )
-    from oldphoto import arrivals, batch
+    from oldphoto import arrivals, batch, cluster
     from oldphoto.image import DEFAULT_MAX_PIXELS
     from oldphoto.signing import Signer
 
@@ -514,8 +535,7 @@ def restore(
             )
 
         def load() -> Work:
-            work = load_models(weight_set(), options, device, precision.value)
-            return replace(work, setting=replace(work.setting, provenance=provenance, signed=signer is not None))
+            return load_work(weight_set(), options, device, precision.value, provenance, signer is not None)
 
         if plan is not None:
             if records:
@@ -534,8 +554,15 @@ def restore(
         if manifest or resume:
             path = cast("Path", manifest or resume)
             keep = stack.enter_context(Manifest(path, resume=resume is not None, overwrite=overwrite)).append
-        with report:
-            summary = batch.run(
+        run: Callable[..., Summary] = batch.run
+        if engine is Engine.RAY:
+            if any(photo.problem is None for photo in photos):
+                load = partial(
+                    load_on_node, weight_set(), options, device, precision.value, provenance, signer is not None
+                )
+            run = partial(cluster.run, pool=cluster.Pool(ray_address, workers))
+        with report, redirect_stdout(sys.stderr if engine is Engine.RAY else sys.stdout):
+            summary = run(
                 photos,
                 load,
                 max_pixels=limit,
@@ -606,6 +633,22 @@ def find_weights(
     if weight_set.note is not None:
         report.say(weight_set.note)
     return weight_set
+
+
+def load_on_node(weight_set: WeightSet, *choices: Any) -> Work:
+    """As load_work, on a machine that has its own copies of the weights, or fetches them."""
+    from oldphoto import weights
+
+    found = weights.resolve(weight_set.name, lambda name: list(weight_set.files))
+    return load_work(found, *choices)
+
+
+def load_work(
+    weight_set: WeightSet, options: Options, device: str, precision: str, provenance: bool, signed: bool
+) -> Work:
+    """What restores photos, and what their records say of it."""
+    work = load_models(weight_set, options, device, precision)
+    return replace(work, setting=replace(work.setting, provenance=provenance, signed=signed))
 
 
 def load_models(weight_set: WeightSet, options: Options, device: str, precision: str) -> Work:

@@ -36,6 +36,7 @@ __all__ = [
     "Metadata",
     "Photo",
     "Pixels",
+    "hidden_name",
     "output_format",
     "read_mask",
     "read_pages",
@@ -161,7 +162,7 @@ def write_pages(
     turn = iter(photos)
     first = next(turn)
     target = output_format(first, path, format)
-    part = path.with_name(f"{_part_prefix(path)}{secrets.token_hex(6)}.part")
+    part = hidden_name(path)
     try:
         try:
             with part.open("x+b") as handle:
@@ -185,11 +186,16 @@ def write_pages(
 def remove_parts(path: Path) -> None:
     """Delete the temporary files that a killed process left behind while it wrote `path`; never raises OSError."""
     with suppress(OSError):
-        for part in path.parent.glob(f"{_part_prefix(path)}*.part"):
+        for part in path.parent.glob(f"{_hidden_prefix(path)}*"):
             part.unlink()
 
 
-def _part_prefix(path: Path) -> str:
+def hidden_name(path: Path) -> Path:
+    """A new name of the same suffix beside `path`, for a file that is to take its place; remove_parts finds it."""
+    return path.with_name(f"{_hidden_prefix(path)}{secrets.token_hex(6)}{path.suffix}")
+
+
+def _hidden_prefix(path: Path) -> str:
     # Beside the target, so on the same disk; of constant length, so never too long; hidden from folder scans.
     return f".oldphoto-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
 

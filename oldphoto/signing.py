@@ -67,7 +67,7 @@ class Signer:
             )
         if hash_file(source) != record["input"]["sha256"]:
             raise FileAccessError(f"{source} changed while it was restored", "restore it again when it is whole")
-        signed = part.with_name(f"{part.stem}-signed.part")
+        signed = part.with_name(f"{part.stem}-signed{part.suffix}")
         algorithm = c2pa.C2paSigningAlg[self.algorithm]
         try:
             with (
@@ -121,7 +121,7 @@ def _definition(record: Record, media_type: str | None) -> str:
     return json.dumps(
         {
             "claim_generator_info": [{"name": "oldphoto", "version": __version__}],
-            "title": Path(record["output"]["path"]).name,
+            "title": Path(record["input"]["path"]).name,
             "format": media_type,
             "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [opened, edited]}}],
         }

@@ -38,7 +38,7 @@ LAYERS = [
         "training.landmarks",
         "training.pairs",
     },
-    {"arrivals", "training.stages"},
+    {"arrivals", "cluster", "training.stages"},
     {"training.train"},
     {"cli"},
     {"__main__"},
