@@ -70,7 +70,7 @@ from oldphoto.weights import needed_nets
 
 if TYPE_CHECKING:
     from oldphoto.faces import Face
-    from oldphoto.pipeline import Restoration
+    from oldphoto.pipeline import Models, Restoration
 
 Existing = Literal["refuse", "skip", "overwrite"]
 FACE_CROP = re.compile(r"(?P<photo>.+)\.face\d+\.(before|after)\.png")
@@ -155,6 +155,19 @@ class Work:
     restore: RestoreOne
     setting: Setting
     device_memory: Callable[[], int | None] = lambda: None
+
+
+def work_with(models: Models, options: Options, *, provenance: bool = True, signed: bool = False) -> Work:
+    """What restores photos with these networks; provenance and signed as in Setting."""
+    from oldphoto.pipeline import restore
+
+    names = models.weight_set
+    setting = Setting(
+        *(options, names.name, names.hashes, str(models.device), models.precision),
+        provenance=provenance,
+        signed=signed,
+    )
+    return Work(lambda photo, mask: restore(photo, models, options, mask), setting, models.peak_memory)
 
 
 @dataclass(frozen=True)

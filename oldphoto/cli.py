@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import StrEnum
 from functools import cache, partial
 from pathlib import Path
@@ -535,7 +535,7 @@ def restore(
             )
 
         def load() -> Work:
-            return load_work(weight_set(), options, device, precision.value, provenance, signer is not None)
+            return load_models(weight_set(), options, device, precision.value, provenance, signer is not None)
 
         if plan is not None:
             if records:
@@ -636,32 +636,21 @@ def find_weights(
 
 
 def load_on_node(weight_set: WeightSet, *choices: Any) -> Work:
-    """As load_work, on a machine that has its own copies of the weights, or fetches them."""
+    """As load_models, on a machine that has its own copies of the weights, or fetches them."""
     from oldphoto import weights
 
-    found = weights.resolve(weight_set.name, lambda name: list(weight_set.files))
-    return load_work(found, *choices)
+    return load_models(weights.resolve(weight_set.name, lambda name: list(weight_set.files)), *choices)
 
 
-def load_work(
+def load_models(
     weight_set: WeightSet, options: Options, device: str, precision: str, provenance: bool, signed: bool
 ) -> Work:
-    """What restores photos, and what their records say of it."""
-    work = load_models(weight_set, options, device, precision)
-    return replace(work, setting=replace(work.setting, provenance=provenance, signed=signed))
-
-
-def load_models(weight_set: WeightSet, options: Options, device: str, precision: str) -> Work:
     """Load the networks, once, and give what restores one photo."""
     from oldphoto import batch
     from oldphoto.pipeline import Models
-    from oldphoto.pipeline import restore as restore_photo
 
     models = Models.load(weight_set, device, precision)
-    setting = Setting(options, weight_set.name, weight_set.hashes, str(models.device), models.precision)
-    return batch.Work(
-        lambda photo, mask: restore_photo(photo, models, options, mask), setting, device_memory=models.peak_memory
-    )
+    return batch.work_with(models, options, provenance=provenance, signed=signed)
 
 
 class Downloads:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import IO, Any, Literal, NotRequired, TypedDict, cast
 
 from oldphoto import __version__
 from oldphoto.errors import ExitCode, FileAccessError, OldphotoError, RefusedOverwriteError
@@ -139,7 +139,7 @@ class Change:
 
 
 class Manifest:
-    """A manifest open for writing, from one or more threads.
+    """A manifest open for writing, from one or more threads of one process.
 
     path: made if it is not there, with its folder. resume: go on with what is there, a torn last line cut off first.
     overwrite: replace what is there, if it is a manifest. Raises RefusedOverwriteError where neither is allowed,
@@ -161,6 +161,7 @@ class Manifest:
             read(path)  # what is no manifest is never changed
         with _file_errors("write", path):
             self._handle = path.open("ab", buffering=0)
+            _lock_alone(self._handle, path)
             self._size = _mended(path) if resume else 0
             self._handle.truncate(self._size)
 
@@ -318,6 +319,20 @@ def _parsed(line: bytes) -> Record | None:
 
 def _files(record: Record) -> Iterator[FileFacts]:
     return (facts for role in ROLES if (facts := record[role]) is not None)
+
+
+def _lock_alone(handle: IO[bytes], path: Path) -> None:
+    """Keep other runs out until the file is closed: two of them would cut off each other's lines."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        advice = "wait for it, or give each run its own manifest"
+        raise FileAccessError(f"another run is writing the manifest {path}", advice) from error
 
 
 def _mended(path: Path) -> int:

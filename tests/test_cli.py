@@ -42,11 +42,19 @@ class Calls:
         self.large = large_or_not(photos, options)
         return weights.WeightSet("compact", {}, None, {"mapping": "0" * 64})
 
-    def load(self, weight_set: weights.WeightSet, options: Options, device: str, precision: str) -> Work:
+    def load(
+        self,
+        weight_set: weights.WeightSet,
+        options: Options,
+        device: str,
+        precision: str,
+        provenance: bool,
+        signed: bool,
+    ) -> Work:
         model, offline = self.wanted
         self.loads.append((model, device, precision, offline))
         self.options = options
-        return Work(self.restore, Setting(options, weight_set.name, weight_set.hashes))
+        return Work(self.restore, Setting(options, weight_set.name, weight_set.hashes, provenance=provenance))
 
     def restore(self, photo: Photo, mask: Any) -> Any:
         self.masked.append(mask is not None)

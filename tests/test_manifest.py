@@ -206,6 +206,17 @@ def test_wherever_the_last_line_was_cut_it_is_left_out_and_mended(folder: Path, 
         assert path.read_bytes() == (whole if expected == 2 else whole[:first])
 
 
+def test_two_runs_do_not_write_one_manifest(folder: Path, record: Record) -> None:
+    pytest.importorskip("fcntl")
+    with Manifest(folder / "run.jsonl") as kept:
+        kept.append(record)
+        with pytest.raises(FileAccessError, match="another run is writing"):
+            Manifest(folder / "run.jsonl", resume=True)
+    with Manifest(folder / "run.jsonl", resume=True) as kept:
+        kept.append(record)
+    assert len(lines(folder / "run.jsonl")) == 2
+
+
 @pytest.mark.parametrize("at_once", [0, 7])
 def test_a_full_disk_leaves_no_half_line(
     folder: Path, record: Record, at_once: int, monkeypatch: pytest.MonkeyPatch
