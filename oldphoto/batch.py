@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oldphoto import __version__
+from oldphoto.compare import Look, look_at, write_comparison
 from oldphoto.errors import (
     ExitCode,
     FileAccessError,
@@ -86,6 +87,7 @@ class Planned:
     mask_target: where the mask in use is written, if that was asked for.
     faces_target: where face crops are written, if that was asked for: `.face<number>.before.png` and `.after.png` are
         added to this name.
+    comparison: where a picture of before and after is written, if that was asked for.
     problem: why it cannot be done, known before work starts (no such file, no mask); it is reported, not restored.
     """
 
@@ -94,6 +96,7 @@ class Planned:
     mask: Path | None = None
     mask_target: Path | None = None
     faces_target: Path | None = None
+    comparison: Path | None = None
     problem: OldphotoError | None = None
 
     def face_crop(self, number: int, side: Literal["before", "after"]) -> Path:
@@ -172,11 +175,15 @@ def work_with(models: Models, options: Options, *, provenance: bool = True, sign
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photo: `record` is its line of the manifest, `error` None if it was restored and written."""
+    """What became of one photo: `record` is its line of the manifest, `error` None if it was restored and written.
+
+    look: for a page to look at, if that was asked for.
+    """
 
     planned: Planned
     record: Record
     error: Exception | None = None
+    look: Look | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -214,6 +221,7 @@ def plan(
     masks: Path | None = None,
     save_masks: Path | None = None,
     save_faces: Path | None = None,
+    compare: bool = False,
     listed: Sequence[str] = (),
     shard: Shard | None = None,
     records: Mapping[Path, Record] | None = None,
@@ -229,6 +237,7 @@ def plan(
         `recursive` the folder mirrors the photos' tree. A single mask for a single photo needs no matching name.
     save_masks: folder for the masks used, as `<name before the suffix>.png`.
     save_faces: folder for the faces before and after, as `<photo's whole name>.face<number>.before.png`.
+    compare: plan a picture of before and after beside each output, as `<output's whole name>.before-after.jpg`.
     listed: more inputs, each the name of one file; folders among them are passed over. With `recursive` a relative name
         keeps its folders below the output.
     shard: only these photos of the batch; what collides is refused for the whole batch.
@@ -258,13 +267,15 @@ def plan(
         mask = None
         if masks is not None and problem is None:
             mask, problem = _mask_for(source, folder, masks, alone=single)
+        target = out if to_file else out / folder / source.name
         photos.append(
             Planned(
                 source=source,
-                target=out if to_file else out / folder / source.name,
+                target=target,
                 mask=mask,
                 mask_target=None if save_masks is None else save_masks / folder / f"{source.stem}.png",
                 faces_target=None if save_faces is None else save_faces / folder / source.name,
+                comparison=target.with_name(f"{target.name}.before-after.jpg") if compare else None,
                 problem=problem,
             )
         )
@@ -322,9 +333,9 @@ def resume(
 ) -> Plan:
     """The plan without the photos that an earlier run has done, as its records say and the files still prove.
 
-    A photo is done if its input, mask, options and weights are those of its record, and its output and saved mask are
-    as they were written. on_stale: is told why a photo that was restored before is to be done again. What a killed
-    process left half written is removed.
+    A photo is done if its input, mask, options and weights are those of its record, its output and saved mask are as
+    they were written, and its comparison is there. on_stale: is told why a photo that was restored before is to be done
+    again. What a killed process left half written is removed.
     """
     waiting, done = [], []
     for photo in plan.photos:
@@ -362,6 +373,8 @@ def _stale(photo: Planned, record: Record, setting: Setting) -> str | None:
         what = "not the same" if path is None or facts is None else difference(path, facts)
         if what is not None:
             return f"its {role.replace('_', ' ')} is {what}"
+    if photo.comparison is not None and not photo.comparison.exists():
+        return "its comparison is missing"
     return None
 
 
@@ -370,6 +383,7 @@ def run(
     load: Callable[[], Work],
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    look_room: int | None = None,
     keep: Callable[[Record], None] | None = None,
     sign: Callable[[Path, Record], None] | None = None,
     on_start: Callable[[Planned], None] = lambda planned: None,
@@ -380,6 +394,7 @@ def run(
     load: gives what restores photos. It is called once, and only if there is a photo to try, so that a run with nothing
         to do fetches and loads no weights. Its errors end the run.
     max_pixels: as in read_photo.
+    look_room: `on_done` is given each restored photo's look, made with so many bytes; None makes none.
     keep: takes each photo's record: of a restored one before its output takes its name, so that no output is without.
     sign: is given each finished output, under a temporary name, to sign it in place.
     Ctrl-C ends the run between two whole files. Weights that are missing or damaged end it with their error, since no
@@ -394,10 +409,10 @@ def run(
             else:
                 work = work or load()
                 on_start(planned)
-                outcome = restore_file(planned, work, max_pixels, keep, sign)
+                outcome = restore_file(planned, work, max_pixels, look_room, keep, sign)
             if outcome.error is not None and keep is not None:
                 keep(outcome.record)
-            outcomes.append(outcome)
+            outcomes.append(replace(outcome, look=None))  # all of them would fill the memory
             on_done(outcome)
     except KeyboardInterrupt:
         return Summary(tuple(outcomes), interrupted=True)
@@ -442,11 +457,12 @@ def restore_file(
     planned: Planned,
     work: Work,
     max_pixels: int | None,
+    look_room: int | None = None,
     keep: Callable[[Record], None] | None = None,
     sign: Callable[[Path, Record], None] | None = None,
 ) -> Outcome:
     """Read, restore and write one photo, and record what is found on the way. Parameters and errors as in `run`."""
-    record = _blank_record(planned)
+    record = blank_record(planned)
     started = time.perf_counter()
     size = None
     setting = work.setting
@@ -501,6 +517,9 @@ def restore_file(
                     write_photo(Photo.from_array(face.before), planned.face_crop(face.number, "before"))
                     after = np.clip(np.rint(face.after), 0, 255).astype(np.uint8)
                     write_photo(Photo.from_array(after), planned.face_crop(face.number, "after"))
+        if planned.comparison is not None:
+            write_comparison(photo, result.photo, planned.comparison)
+        look = None if look_room is None else look_at(photo, result.photo, result.mask, room=look_room)
         write_photo(restored, planned.target, before_move=finish)
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
@@ -508,7 +527,7 @@ def restore_file(
         # Even a bug costs one photo, not the rest of a long run; the caller shows it.
         record["seconds"] = round(time.perf_counter() - started, 3)
         return failed(planned, out_of_memory(error, size) or error, record)
-    return Outcome(planned, record)
+    return Outcome(planned, record, look=look)
 
 
 def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None) -> Photo:
@@ -564,7 +583,8 @@ def _face_facts(face: Face, options: Options) -> FaceFacts:
     }
 
 
-def _blank_record(planned: Planned) -> Record:
+def blank_record(planned: Planned) -> Record:
+    """The record of a photo to which nothing has been done yet."""
     return {
         "version": VERSION,
         "status": "failed",
@@ -591,7 +611,7 @@ def _blank_record(planned: Planned) -> Record:
 def failed(planned: Planned, error: Exception, record: Record | None = None) -> Outcome:
     """The outcome of a photo that was not written. record: what was found before that."""
     output: FileFacts = {"path": str(planned.target), "sha256": None, "bytes": None}
-    known = record or _blank_record(planned)
+    known = record or blank_record(planned)
     return Outcome(planned, {**known, "status": "failed", "output": output, "error": error_facts(error)}, error)
 
 
@@ -729,7 +749,7 @@ def _refuse_collisions(photos: Sequence[Planned]) -> None:
     crops = _face_crops_there(photos)
     taken: dict[str, Planned] = {}
     for photo in photos:
-        for target in (photo.target, photo.mask_target, *crops.get(photo.faces_target, ())):
+        for target in (photo.target, photo.mask_target, photo.comparison, *crops.get(photo.faces_target, ())):
             if target is None:
                 continue
             identity = _identity(target)
@@ -768,6 +788,7 @@ def _refuse_existing(photos: Sequence[Planned], records: Mapping[Path, Record]) 
     crops = _face_crops_there(photos)
     new = [photo for photo in photos if absolute(photo.target) not in ours]
     targets += [crop for photo in new for crop in crops.get(photo.faces_target, ())]
+    targets += [photo.comparison for photo in new if photo.comparison is not None]
     there = [target for target in targets if os.path.lexists(target) and absolute(target) not in ours]
     if there:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""

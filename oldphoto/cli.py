@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
@@ -45,12 +45,14 @@ from oldphoto.errors import (
     WeightsCorruptError,
     WeightsUnavailableError,
 )
-from oldphoto.manifest import Manifest, Setting, error_facts, last_lines
+from oldphoto.manifest import Manifest, Setting, absolute, error_facts, last_lines
 from oldphoto.manifest import read as read_manifest
 from oldphoto.options import Options
 
 if TYPE_CHECKING:
     from oldphoto.batch import Existing, Listing, Outcome, Plan, Planned, Summary, Work
+    from oldphoto.manifest import Record
+    from oldphoto.report import Page
     from oldphoto.weights import Copy, ModelSet, WeightFile, WeightSet
     from oldphoto.weights import Model as ModelName
 
@@ -411,6 +413,15 @@ def restore(
             metavar="FILE", help="Write what is done to each photo into this JSON Lines file.", show_default=False
         ),
     ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write a picture of before and after beside each output.")
+    ] = False,
+    page_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE", help="Make a page of all photos before and after.", show_default=False
+        ),
+    ] = None,
     provenance: Annotated[
         bool, typer.Option("--provenance/--no-provenance", help="Say in each output's XMP what was done to it.")
     ] = Setting.provenance,
@@ -480,7 +491,8 @@ def restore(
         raise UsageError("--watch does not go with --engine ray", "run --watch without it")
     pipes = bool(inputs and "-" in inputs) or output == "-"
     if pipes:
-        check_pipes(inputs or [], output, several=bool(from0 or watch), beside=bool(manifest or resume or as_json))
+        beside = bool(manifest or resume or as_json or compare or page_path)
+        check_pipes(inputs or [], output, several=bool(from0 or watch), beside=beside)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
         raise UsageError(f"there is no device {device!r}", "use auto, cpu, cuda, cuda:N or mps")
     options = Options(
@@ -520,6 +532,7 @@ def restore(
                 masks=mask,
                 save_masks=save_mask,
                 save_faces=save_faces,
+                compare=compare,
                 listed=listed,
                 shard=part,
                 records=records,
@@ -554,6 +567,16 @@ def restore(
         if manifest or resume:
             path = cast("Path", manifest or resume)
             keep = stack.enter_context(Manifest(path, resume=resume is not None, overwrite=overwrite)).append
+        page = None
+        if page_path is not None:
+            replace = overwrite or skip_existing or resume is not None
+            page = stack.enter_context(open_page(page_path, plan, records, overwrite=replace))
+
+        def done(outcome: Outcome) -> None:
+            report.photo_done(outcome)
+            if page is not None:
+                page.add(outcome.record, outcome.look)
+
         run: Callable[..., Summary] = batch.run
         if engine is Engine.RAY:
             if any(photo.problem is None for photo in photos):
@@ -566,14 +589,35 @@ def restore(
                 photos,
                 load,
                 max_pixels=limit,
+                look_room=None if page is None else page.room,
                 keep=keep,
                 sign=None if signer is None else signer.sign,
                 on_start=report.photo_started,
-                on_done=report.photo_done,
+                on_done=done,
             )
+        if page is not None:
+            cut = plan is not None and summary.interrupted
+            page.close("The run was interrupted; the photos below are done." if cut else None)
         if spool is not None and not summary.failed:
             close_pipes(spool)
         raise typer.Exit(report.end(summary))
+
+
+def open_page(path: Path, plan: Plan | None, records: Mapping[Path, Record], *, overwrite: bool) -> Page:
+    """A page to look at that begins with what earlier runs have done and this one leaves alone."""
+    from oldphoto.batch import blank_record
+    from oldphoto.report import Page, seen
+
+    waiting, skipped = ((), ()) if plan is None else (plan.photos, plan.skipped)
+    page = Page(path, photos=None if plan is None else len(waiting) + len(skipped), overwrite=overwrite)
+    again = {absolute(photo.target) for photo in waiting}
+    for target, record in records.items():
+        if target not in again:
+            page.add(*seen(record, page.room))
+    for photo in skipped:
+        if absolute(photo.target) not in records:
+            page.add(*seen(blank_record(photo), page.room), state="skipped")
+    return page
 
 
 def check_pipes(inputs: list[str], output: str, *, several: bool, beside: bool) -> None:
@@ -581,7 +625,8 @@ def check_pipes(inputs: list[str], output: str, *, several: bool, beside: bool) 
     if len(inputs) != 1 or several:
         raise UsageError("- stands for one photo", "give one input, and - or a file as output")
     if beside:
-        raise UsageError("- does not go with --json, --manifest or --resume", "name files instead")
+        text = "- does not go with --json, --manifest, --resume, --compare or --report"
+        raise UsageError(text, "name files instead")
     if inputs == ["-"] and output != "-" and not Path(output).suffix:
         raise UsageError("a photo on stdin has no name of its own", "name the output file with -o, or - for stdout")
     if output == "-" and sys.stdout.isatty():
@@ -815,7 +860,7 @@ def make_report(
     from oldphoto.report import write_report
 
     count = write_report(output, (record for path in manifests for record in read(path)), overwrite=overwrite)
-    stderr().print(Text(f"{count} photos in {shown(output)}"))
+    stderr().print(Text(f"{count} photo{'s'[: count != 1]} in {shown(output)}"))
 
 
 # ---- weights ----

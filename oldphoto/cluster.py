@@ -48,6 +48,7 @@ def run(
     pool: Pool,
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    look_room: int | None = None,
     keep: Callable[[Record], None] | None = None,
     sign: Callable[[Path, Record], None] | None = None,
     on_start: Callable[[Planned], None] = lambda planned: None,
@@ -67,7 +68,7 @@ def run(
     def done(outcome: Outcome) -> None:
         if outcome.error is not None and keep is not None:
             keep(outcome.record)
-        outcomes.append(outcome)
+        outcomes.append(replace(outcome, look=None))
         on_done(outcome)
 
     try:
@@ -83,7 +84,7 @@ def run(
                 task.tries += 1
                 task.staged = _staged(task.planned)
                 on_start(task.planned)
-                running[worker.restore.remote(task.staged, max_pixels)] = worker, task
+                running[worker.restore.remote(task.staged, max_pixels, look_room)] = worker, task
             if not running:
                 continue
             [finished], _ = ray.wait(list(running), num_returns=1)
@@ -156,16 +157,16 @@ class _Worker:
         self.load, self.sign = load, sign
         self.work: Work | None = None
 
-    def restore(self, planned: Planned, max_pixels: int | None) -> Outcome:
+    def restore(self, planned: Planned, max_pixels: int | None, look_room: int | None) -> Outcome:
         if self.work is None:
             self.work = self.load()
-        return restore_file(planned, self.work, max_pixels, sign=self.sign)
+        return restore_file(planned, self.work, max_pixels, look_room, sign=self.sign)
 
 
 def _staged(planned: Planned) -> Planned:
     """The same photo with absolute paths, and a hidden target beside the one it will have."""
     target = absolute(planned.target)
-    names = ("source", "mask", "mask_target", "faces_target")
+    names = ("source", "mask", "mask_target", "faces_target", "comparison")
     paths: dict[str, Any] = {name: absolute(path) for name in names if (path := getattr(planned, name)) is not None}
     return replace(planned, target=hidden_name(target), **paths)
 
@@ -185,4 +186,4 @@ def _committed(planned: Planned, outcome: Outcome, keep: Callable[[Record], None
         known = error if isinstance(error, FileAccessError) else None
         cause = known or FileAccessError(f"cannot write {planned.target}: {error}", "check its folder")
         return failed(planned, cause, record)
-    return Outcome(planned, record)
+    return Outcome(planned, record, look=outcome.look)

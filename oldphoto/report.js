@@ -64,7 +64,7 @@
   };
 
   function find() {
-    const state = tools.querySelector("[name=state]:checked").value;
+    const state = tools.querySelector("[name=state]:checked")?.value ?? "all";
     const name = choice("name").value.trim().toLowerCase();
     let shown = 0;
     for (const photo of photos) {

@@ -38,7 +38,7 @@ PAGE_ROOM, MOST_ROOM, LEAST_ROOM = 60_000_000, 400_000, 60_000
 _MARK = b'<meta name="generator" content="oldphoto '
 
 
-class Report:
+class Page:
     """A page open for writing.
 
     path: the page. photos: how many it will show, which settles how large their pictures can be; None if nobody knows.
@@ -63,11 +63,16 @@ class Report:
             raise _access_error(path, error) from error
         self._start = self._handle.tell()
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> Page:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not self._handle.closed:
+        if self._handle.closed:
+            return
+        if kind is not None and not self._totals.photos:
+            self._handle.close()
+            self.part.unlink(missing_ok=True)
+        else:
             self.close(None if kind is None else "The run ended early: the photos below are done.")
 
     def add(self, record: Record, look: Look | None = None, state: State | None = None) -> None:
@@ -125,17 +130,17 @@ def write_report(path: Path, records: Iterable[Record], *, overwrite: bool = Fal
     last = last_lines(records)
     if not last:
         raise NoInputError("the manifest has no photo", "give a file of --manifest")
-    with Report(path, photos=len(last), overwrite=overwrite) as report:
+    with Page(path, photos=len(last), overwrite=overwrite) as report:
         for record in last.values():
             report.add(*seen(record, report.room))
     return len(last)
 
 
 def seen(record: Record, room: int) -> tuple[Record, Look | None]:
-    """A restored photo's look from its files, and its record with warnings of what is not as it was; else no look."""
-    if record["status"] != "restored":
+    """A photo's look from its files, and its record with warnings of what is not as it was; no look if it failed."""
+    if record["error"] is not None:
         return record, None
-    found = changes(record)
+    found = changes(record) if record["status"] == "restored" else []
     warnings = [f"the {change.role.replace('_', ' ')} is {change.what} since: {change.path.name}" for change in found]
     masks = [facts["path"] for facts in (record["saved_mask"], record["mask"]) if facts is not None]
     mask = next((path for path in masks if Path(path).exists()), None)

@@ -259,6 +259,8 @@ def test_a_bad_photo_on_stdin_gives_nothing_on_stdout(calls: Calls) -> None:
         ["-", "a.jpg", "-o", "-"],
         ["-", "-o", "-", "--json"],
         ["-", "-o", "-", "--manifest", "run.jsonl"],
+        ["-", "-o", "-", "--compare"],
+        ["-", "-o", "-", "--report", "r.html"],
         ["a.jpg", "-o", "-", "--from0", "names"],
         ["--watch", "in", "a.jpg"],
         ["a.jpg", "--manifest", "a.jsonl", "--resume", "b.jsonl"],
@@ -313,6 +315,114 @@ def test_a_run_goes_on_with_its_manifest(tmp_path: Path, calls: Calls) -> None:
     done = oldphoto(*arguments, "--no-faces")
     assert done.stderr.splitlines()[0] == f"{tmp_path / 'in/a.jpg'} is restored again: the options are others"
     assert done.stderr.splitlines()[-1] == "2 restored"
+
+
+def test_a_comparison_lies_beside_each_output(tmp_path: Path, calls: Calls) -> None:
+    names = ("a.jpg", "a.png", "b.jpg")
+    for name in names:
+        draw(tmp_path / "in" / name, (40, 30))
+    arguments = ("restore", tmp_path / "in", "-o", tmp_path / "out", "--compare")
+    assert oldphoto(*arguments).exit_code == 0
+    comparisons = [tmp_path / "out" / f"{name}.before-after.jpg" for name in names]
+    assert sorted((tmp_path / "out").iterdir()) == sorted([*comparisons, *(tmp_path / "out" / name for name in names)])
+    assert all(size_of(path)[0] > 2 * 40 for path in comparisons)
+    (tmp_path / "out/b.jpg").unlink()
+    done = oldphoto("restore", tmp_path / "in/b.jpg", "-o", tmp_path / "out", "--compare")
+    assert done.exit_code == ExitCode.REFUSED_OVERWRITE
+    assert "b.jpg.before-after.jpg exists" in done.stderr
+
+
+def test_a_comparison_overwrites_no_output(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/a.jpg.before-after.jpg")
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--compare")
+    assert done.exit_code == ExitCode.REFUSED_OVERWRITE
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_goes_on_makes_the_comparisons_that_are_missing(tmp_path: Path, calls: Calls) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        draw(tmp_path / "in" / name)
+    arguments = ("restore", tmp_path / "in", "-o", tmp_path / "out", "--resume", tmp_path / "run.jsonl", "--compare")
+    assert oldphoto(*arguments).exit_code == 0
+    assert oldphoto(*arguments).stderr.splitlines()[-1] == "0 restored, 2 skipped"
+    (tmp_path / "out/b.jpg.before-after.jpg").unlink()
+    assert oldphoto(*arguments).stderr.splitlines()[-1] == "1 restored, 1 skipped"
+    assert (tmp_path / "out/b.jpg.before-after.jpg").exists()
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def test_a_report_shows_every_photo(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg", (60, 40))
+    draw(tmp_path / "in/b.png")
+    (tmp_path / "in/c.jpg").write_bytes(b"no picture")
+    draw(tmp_path / "masks/a.png", (60, 40))
+    draw(tmp_path / "masks/b.png")
+    draw(tmp_path / "masks/c.png")
+    page = tmp_path / "new/r.html"
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--mask", tmp_path / "masks", "--report", page)
+    assert done.exit_code == ExitCode.SOME_FAILED
+    text = text_of(page)
+    assert "3 photos: 2 restored, 1 failed" in text
+    assert text.count("<article") == 3
+    assert text.count("data:image/webp") == 4
+    assert text.count("data:image/png") == 2  # the masks, though none was saved
+    assert "not a picture" in text
+    assert 'href="../out/a.jpg"' in text
+    assert [path.name for path in page.parent.iterdir()] == ["r.html"]
+
+
+def test_a_report_of_a_run_that_goes_on_shows_all_runs(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    page = tmp_path / "r.html"
+    arguments = ("restore", tmp_path / "in", "-o", tmp_path / "out", "--report", page)
+    assert oldphoto(*arguments, "--manifest", tmp_path / "run.jsonl").exit_code == 0
+    draw(tmp_path / "in/b.jpg")
+    assert oldphoto(*arguments, "--resume", tmp_path / "run.jsonl").exit_code == 0
+    assert "2 photos restored" in text_of(page)
+    assert text_of(page).count("data:image/webp") == 4
+    assert oldphoto(*arguments, "--skip-existing").exit_code == 0
+    assert "2 photos skipped" in text_of(page)
+    assert text_of(page).count("data:image/webp") == 4
+    assert oldphoto(*arguments, "--overwrite").exit_code == 0
+    assert "2 photos restored" in text_of(page)
+    draw(tmp_path / "in/d.jpg")
+    done = oldphoto("restore", tmp_path / "in/d.jpg", "-o", tmp_path / "out", "--report", page)
+    assert done.exit_code == ExitCode.REFUSED_OVERWRITE
+    assert not (tmp_path / "out/d.jpg").exists()
+
+
+def test_a_report_of_an_interrupted_run_says_so(tmp_path: Path, calls: Calls) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        draw(tmp_path / "in" / name)
+    restore = calls.restore
+
+    def interrupted(photo: Photo, mask: Any) -> Any:
+        calls.error = KeyboardInterrupt() if calls.masked else None
+        return restore(photo, mask)
+
+    calls.restore = interrupted  # type: ignore[method-assign]
+    page = tmp_path / "r.html"
+    done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--report", page)
+    assert done.exit_code == ExitCode.INTERRUPTED
+    assert "The run was interrupted" in text_of(page)
+    assert text_of(page).count("<article") == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["r.html"]
+
+
+def test_a_report_is_made_from_a_manifest(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    lines = tmp_path / "run.jsonl"
+    assert oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--manifest", lines).exit_code == 0
+    done = oldphoto("report", lines, "-o", tmp_path / "r.html")
+    assert (done.exit_code, done.stderr) == (0, f"1 photo in {tmp_path / 'r.html'}\n")
+    assert text_of(tmp_path / "r.html").count("data:image/webp") == 2
+    assert oldphoto("report", lines, "-o", tmp_path / "r.html").exit_code == ExitCode.REFUSED_OVERWRITE
+    assert oldphoto("report", lines, "-o", tmp_path / "r.html", "--overwrite").exit_code == 0
+    assert oldphoto("report", tmp_path / "r.html").exit_code == ExitCode.FILE_ACCESS
 
 
 def test_the_parts_of_a_batch_are_the_batch(tmp_path: Path, calls: Calls) -> None:

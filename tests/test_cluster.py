@@ -58,13 +58,21 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_batch_survives_its_workers(folder: Path) -> None:
     """Photo 2 kills one worker, photo 5 every worker that it gets; the file that is no photo fails as ever."""
+    looks: dict[str, bool] = {}
+
+    def seen(outcome: batch.Outcome) -> None:
+        looks[outcome.planned.source.name] = outcome.look is not None
+
     with Manifest(folder / "run.jsonl") as kept:
         summary = cluster.run(
             make_plan(folder).photos,
             partial(work, folder, {2: 1, 5: 99}),
             cluster.Pool(workers=2),
+            look_room=50_000,
             keep=kept.append,
+            on_done=seen,
         )
+    assert looks == {name: name != "5.png" for name in NAMES} | {"8 bad.png": False}
     assert summary.exit_code == 4
     assert sorted(outcome.planned.source.name for outcome in summary.failed) == ["5.png", "8 bad.png"]
     # Nothing lost: every other photo is there and whole.

@@ -23,7 +23,7 @@ from oldphoto.errors import FileAccessError, NoInputError, RefusedOverwriteError
 from oldphoto.image import write_mask
 from oldphoto.manifest import Record
 from oldphoto.photo import Photo
-from oldphoto.report import Report, write_report
+from oldphoto.report import Page, write_report
 from tests import chromium
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -80,7 +80,7 @@ def failed(name: str, message: str = "the file is damaged", folder: Path = Path(
     return record(name, input=source, output=output, status="failed", faces=[], mask_share=None, error=error)
 
 
-class Page(HTMLParser):
+class Parsed(HTMLParser):
     """What a page holds, by Python's own parser: tags with attributes, text, and the end tags that are missing."""
 
     VOID = ("meta", "img", "input", "path", "rect", "br", "link")
@@ -115,11 +115,11 @@ class Page(HTMLParser):
 
 
 def test_a_page_shows_what_was_done(tmp_path: Path) -> None:
-    with Report(tmp_path / "r.html", photos=3) as page:
+    with Page(tmp_path / "r.html", photos=3) as page:
         page.add(record("a.jpg"), look())
         page.add(record("b.jpg", warnings=["the face is small"]), look())
         page.add(failed("c.jpg"))
-    found = Page(tmp_path / "r.html")
+    found = Parsed(tmp_path / "r.html")
     assert found.open == []
     assert found.count("article") == 3
     assert found.count("input", type="range") == 2
@@ -158,11 +158,11 @@ HOSTILE = [
 def test_a_file_name_is_text_and_nothing_else(tmp_path: Path, name: str) -> None:
     shapes = []
     for each in ("plain.jpg", name):
-        with Report(tmp_path / "r.html", overwrite=True) as page:
+        with Page(tmp_path / "r.html", overwrite=True) as page:
             line = record(each, tmp_path, warnings=[f"{each} is odd"])
             page.add(line, look())
             page.add(failed(each, f"{each} is damaged"))
-        found = Page(tmp_path / "r.html")
+        found = Parsed(tmp_path / "r.html")
         shapes.append([(tag, sorted(attributes)) for tag, attributes in found.tags])
         links = [attributes["href"] or "" for tag, attributes in found.tags if tag == "a"]
         shown = each if each.isprintable() else None
@@ -173,15 +173,15 @@ def test_a_file_name_is_text_and_nothing_else(tmp_path: Path, name: str) -> None
 
 
 def test_a_file_name_with_control_characters_shows_them(tmp_path: Path) -> None:
-    with Report(tmp_path / "r.html") as page:
+    with Page(tmp_path / "r.html") as page:
         page.add(record("a\nb\u202ec" + os.fsdecode(b"\xe9") + ".jpg"))
-    assert "a\\nb\\u202ec\\udce9.jpg" in Page(tmp_path / "r.html").text
+    assert "a\\nb\\u202ec\\udce9.jpg" in Parsed(tmp_path / "r.html").text
 
 
 def test_pictures_get_smaller_as_the_batch_grows(tmp_path: Path) -> None:
     rooms = []
     for photos in (1, 300, 1000, 5000, None):
-        with Report(tmp_path / "r.html", photos=photos, overwrite=True) as page:
+        with Page(tmp_path / "r.html", photos=photos, overwrite=True) as page:
             rooms.append(page.room)
     assert rooms == [400_000, 200_000, 60_000, 60_000, 60_000]
 
@@ -192,25 +192,25 @@ def test_pictures_get_smaller_as_the_batch_grows(tmp_path: Path) -> None:
 def test_what_exists_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "r.html").write_text("<p>mine</p>")
     with pytest.raises(RefusedOverwriteError, match=r"r\.html exists"):
-        Report(tmp_path / "r.html")
+        Page(tmp_path / "r.html")
     with pytest.raises(RefusedOverwriteError, match="no report of oldphoto"):
-        Report(tmp_path / "r.html", overwrite=True)
+        Page(tmp_path / "r.html", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
     assert (tmp_path / "r.html").read_text() == "<p>mine</p>"
 
 
 def test_a_page_that_is_replaced_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    with Report(tmp_path / "r.html") as page:
+    with Page(tmp_path / "r.html") as page:
         page.add(record("first.jpg"))
-    page = Report(tmp_path / "r.html", overwrite=True)
+    page = Page(tmp_path / "r.html", overwrite=True)
     page.add(record("second.jpg"))
-    assert "first.jpg" in Page(tmp_path / "r.html").text
+    assert "first.jpg" in Parsed(tmp_path / "r.html").text
     page.close()
-    assert "second.jpg" in Page(tmp_path / "r.html").text
+    assert "second.jpg" in Parsed(tmp_path / "r.html").text
 
 
 def interrupted(path: Path) -> None:
-    with Report(path, photos=9) as page:
+    with Page(path, photos=9) as page:
         page.add(record("a.jpg"), look())
         raise KeyboardInterrupt
 
@@ -218,26 +218,26 @@ def interrupted(path: Path) -> None:
 def test_a_run_that_ends_early_leaves_a_page_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted(tmp_path / "r.html")
-    found = Page(tmp_path / "r.html")
+    found = Parsed(tmp_path / "r.html")
     assert found.open == []
     assert "The run ended early" in found.text
     assert found.count("article") == 1
 
 
 def test_a_run_that_is_killed_leaves_what_was_done(tmp_path: Path) -> None:
-    page = Report(tmp_path / "r.html", photos=9)
+    page = Page(tmp_path / "r.html", photos=9)
     page.add(record("a.jpg"), look())
     page.add(record("b.jpg"), look())
     page._handle.close()  # as the kernel does for a process that is killed
     [left] = tmp_path.iterdir()
     assert left.name == "r.part.html"
-    found = Page(left)
+    found = Parsed(left)
     assert found.open == ["html", "body", "main"]  # which every browser closes
     assert found.count("article") == 2
     assert "the run was cut off" in found.text
     with pytest.raises(RefusedOverwriteError, match=r"r\.part\.html exists"):
-        Report(tmp_path / "r.html")
-    Report(tmp_path / "r.html", overwrite=True).close()
+        Page(tmp_path / "r.html")
+    Page(tmp_path / "r.html", overwrite=True).close()
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
@@ -254,7 +254,7 @@ class FullDisk(io.FileIO):
 
 
 def test_a_full_disk_costs_the_page_and_not_the_run(tmp_path: Path) -> None:
-    page = Report(tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
     page.add(record("a.jpg"), look())
     end = page._handle.tell()
     page._handle.close()
@@ -265,17 +265,26 @@ def test_a_full_disk_costs_the_page_and_not_the_run(tmp_path: Path) -> None:
     page.add(record("c.jpg"), look())
     with pytest.raises(FileAccessError, match="No space left"):
         page.close()
-    assert Page(page.part).count("article") == 1
+    assert Parsed(page.part).count("article") == 1
 
 
 def test_memory_does_not_grow_with_the_batch(tmp_path: Path) -> None:
-    with Report(tmp_path / "r.html") as page:
+    with Page(tmp_path / "r.html") as page:
         page.add(record("a.jpg"), look())
         kept = [len(pickle.dumps(vars(page._totals)))]
         for number in range(50):
             page.add(record(f"{number}.jpg"), look())
         kept.append(len(pickle.dumps(vars(page._totals))))
     assert kept[1] - kept[0] < 20
+
+
+def test_a_run_that_fails_before_its_first_photo_leaves_nothing(tmp_path: Path) -> None:
+    with Page(tmp_path / "r.html") as page:
+        page.add(record("kept.jpg"))
+    with pytest.raises(ZeroDivisionError), Page(tmp_path / "r.html", overwrite=True):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+    assert "kept.jpg" in Parsed(tmp_path / "r.html").text
 
 
 # ---- from a manifest ----
@@ -305,7 +314,7 @@ def album(tmp_path: Path) -> Path:
 
 def test_a_manifest_makes_a_page(album: Path) -> None:
     assert write_report(album / "r.html", manifest.read(album / "run.jsonl")) == 3
-    found = Page(album / "r.html")
+    found = Parsed(album / "r.html")
     assert "3 photos: 2 restored, 1 failed" in found.text
     assert found.count("img") == 6
     links = {unquote(attributes["href"] or "") for tag, attributes in found.tags if tag == "a"}
@@ -316,7 +325,7 @@ def test_a_page_tells_what_has_changed_since(album: Path) -> None:
     plain((400, 300), RED).to_pillow().save(album / "out/a.png")
     (album / "b.png").unlink()
     write_report(album / "r.html", manifest.read(album / "run.jsonl"))
-    found = Page(album / "r.html")
+    found = Parsed(album / "r.html")
     assert "the output is changed since: a.png" in found.text
     assert "the input is missing since: b.png" in found.text
     assert found.count("img") == 3
@@ -343,7 +352,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chrom
 @pytest.fixture(scope="module")
 def page_of_four(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "r.html"
-    with Report(path, photos=4) as page:
+    with Page(path, photos=4) as page:
         page.add(record("b 10.jpg", seconds=1.0), look())
         page.add(record("b 9.jpg", seconds=3.0, mask_share=0.5, warnings=["a note"]), look((300, 400)))
         page.add(failed(HOSTILE[0]))
@@ -595,7 +604,7 @@ def test_scripts_from_elsewhere_do_not_run(browser: chromium.Chromium, page_of_f
 
 def test_a_thousand_photos_are_no_burden(browser: chromium.Chromium, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (700, 900, 3), np.uint8)
-    with Report(tmp_path / "r.html", photos=1000) as page:
+    with Page(tmp_path / "r.html", photos=1000) as page:
         small = look_at(Photo.from_array(noise), Photo.from_array(noise // 2), room=page.room)
         for number in range(1000):
             page.add(record(f"{number}.jpg"), small)
