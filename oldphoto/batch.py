@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oldphoto import __version__
+from oldphoto.colour import to_srgb
 from oldphoto.compare import Look, look_at, write_comparison
 from oldphoto.errors import (
     ExitCode,
@@ -41,11 +43,16 @@ from oldphoto.image import (
     DEFAULT_MAX_PIXELS,
     PHOTO_SUFFIXES,
     Photo,
+    count_pages,
+    format_suffix,
     output_format,
     read_mask,
+    read_pages,
     read_photo,
     remove_parts,
-    write_mask,
+    same_format,
+    write_masks,
+    write_pages,
     write_photo,
 )
 from oldphoto.manifest import (
@@ -75,7 +82,55 @@ if TYPE_CHECKING:
 
 Existing = Literal["refuse", "skip", "overwrite"]
 FACE_CROP = re.compile(r"(?P<photo>.+)\.face\d+\.(before|after)\.png")
+_TO_TIFF = "write a .tif file, which holds them all"
 RestoreOne = Callable[[Photo, NDArray[np.bool_] | None], "Restoration"]
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How outputs in a folder are called.
+
+    format: they are written in this one, and their names end so; None keeps each input's own.
+    suffix: put after the name, before its ending.
+    template: the name without its ending, instead: "{stem}" is the input's, "{number}" counts the photos from 1, and
+        "{parent}" is the name of the input's folder; numbers can be padded, as in "{number:04}".
+    Raises UsageError for a format that cannot be written, a template that names no file, and both suffix and template.
+    """
+
+    format: str | None = None
+    suffix: str = ""
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            format_suffix(self.format)
+        if self.suffix and self.template is not None:
+            raise UsageError("a suffix and a name template contradict each other", "put the suffix into the template")
+        self.name(Path("photo.jpg"), 1)
+
+    def name(self, source: Path, number: int) -> str:
+        """The output's name for the photo of this number."""
+        ending = source.suffix
+        if self.format is not None and not same_format(ending, wanted := format_suffix(self.format)):
+            ending = wanted
+        stem = f"{source.stem}{self.suffix}"
+        if self.template is not None:
+            fields: dict[str, str | int] = {
+                "stem": source.stem,
+                "number": number,
+                "parent": source.absolute().parent.name,
+            }
+            try:
+                unknown = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None} - set(fields)
+                stem = self.template.format(**fields) if not unknown else ""
+            except (ValueError, IndexError, KeyError):
+                stem = ""
+            if not stem:
+                text = f"the name template {self.template!r} is not one"
+                raise UsageError(text, 'use {stem}, {number} and {parent}, as in "{stem}_{number:04}"')
+        if Path(stem).name != stem or (stem.startswith(".") and not source.name.startswith(".")):
+            raise UsageError(f"{stem!r} is no name for a photo", "leave out slashes and dots in front")
+        return f"{stem}{ending}"
 
 
 @dataclass(frozen=True)
@@ -220,6 +275,7 @@ def plan(
     existing: Existing = "refuse",
     masks: Path | None = None,
     save_masks: Path | None = None,
+    naming: Naming | None = None,
     save_faces: Path | None = None,
     compare: bool = False,
     listed: Sequence[str] = (),
@@ -235,7 +291,8 @@ def plan(
     existing: what happens where an output exists: refuse the run, skip the photo, or overwrite the output.
     masks: one mask file or a folder of them, paired with the photos by name (the part before the suffix). With
         `recursive` the folder mirrors the photos' tree. A single mask for a single photo needs no matching name.
-    save_masks: folder for the masks used, as `<name before the suffix>.png`.
+    naming: what outputs in a folder are called; None keeps the inputs' names. A single output file has its name.
+    save_masks: folder for the masks used, as `<name before the suffix>.png`; those of several pages as one `.tif`.
     save_faces: folder for the faces before and after, as `<photo's whole name>.face<number>.before.png`.
     compare: plan a picture of before and after beside each output, as `<output's whole name>.before-after.jpg`.
     listed: more inputs, each the name of one file; folders among them are passed over. With `recursive` a relative name
@@ -262,18 +319,25 @@ def plan(
     if not to_file and out.exists() and not out.is_dir():
         raise UsageError(f"the output {out} is a file, but there may be several photos", "give a folder with -o")
 
+    if to_file and naming is not None:
+        if naming.suffix or naming.template is not None:
+            advice = "end the output with / to make it a folder"
+            raise UsageError(f"the output has its name already: {out.name}", advice)
+        if naming.format is not None and not same_format(out.suffix, format_suffix(naming.format)):
+            raise UsageError(f"{out.name} is not the name of a {naming.format} file", "leave --format or the name out")
+    naming = naming or Naming()
     photos = []
-    for source, folder, problem in found:
+    for number, (source, folder, problem) in enumerate(found, start=1):
         mask = None
         if masks is not None and problem is None:
             mask, problem = _mask_for(source, folder, masks, alone=single)
-        target = out if to_file else out / folder / source.name
+        target = out if to_file else out / folder / naming.name(source, number)
         photos.append(
             Planned(
                 source=source,
                 target=target,
                 mask=mask,
-                mask_target=None if save_masks is None else save_masks / folder / f"{source.stem}.png",
+                mask_target=None if save_masks is None else save_masks / folder / _mask_name(source),
                 faces_target=None if save_faces is None else save_faces / folder / source.name,
                 comparison=target.with_name(f"{target.name}.before-after.jpg") if compare else None,
                 problem=problem,
@@ -316,10 +380,11 @@ def list_faces(
             if planned.problem is not None:
                 raise planned.problem
             photo = read_photo(planned.source, max_pixels=max_pixels)
-            found = detect_faces(photo.pixels)
+            seen = to_srgb(photo.pixels, photo.icc)
+            found = detect_faces(seen)
             if draw:
                 _make_folder(planned.target.parent)
-                write_photo(Photo.from_array(draw_faces(photo.pixels, found)), planned.target)
+                write_photo(Photo.from_array(draw_faces(seen, found)), planned.target)
             yield Listing(planned, tuple(found), (photo.width, photo.height))
         except OldphotoError as error:
             yield Listing(planned, error=error)
@@ -433,6 +498,8 @@ def large_or_not(photos: Sequence[Planned] | None, options: Options) -> set[bool
         size = _size(photo.source)
         if size is not None:
             kinds.add(options.large(*size))
+            if count_pages(photo.source) > 1:
+                kinds = {False, True}  # pages differ in size
         elif photo.source.suffix.lower() in (".tif", ".tiff"):
             kinds = {False, True}  # some archival TIFFs are read by other means than Pillow: be ready for either
         if len(kinds) == 2:
@@ -461,18 +528,24 @@ def restore_file(
     keep: Callable[[Record], None] | None = None,
     sign: Callable[[Path, Record], None] | None = None,
 ) -> Outcome:
-    """Read, restore and write one photo, and record what is found on the way. Parameters and errors as in `run`."""
+    """Read, restore and write one photo, page by page, and record what is found on the way. Otherwise as in `run`."""
     record = blank_record(planned)
     started = time.perf_counter()
     size = None
+    look: Look | None = None
     setting = work.setting
     record["options"] = setting.choices()
+
+    stages: dict[str, float] = {}
+
+    def spent(stage: str, since: float) -> None:
+        stages[stage] = stages.get(stage, 0.0) + time.perf_counter() - since
 
     def finish(part: Path) -> None:
         if sign is not None:
             sign(part, record)
         record["output"] |= {"sha256": hash_file(part), "bytes": part.stat().st_size}
-        record["stages"]["write"] = round(time.perf_counter() - writing, 3)
+        record["stages"] = {stage: round(seconds, 3) for stage, seconds in stages.items()}
         record["seconds"] = round(time.perf_counter() - started, 3)
         record["peak_memory_bytes"] = peak_memory()
         record["peak_device_memory_bytes"] = work.device_memory()
@@ -480,47 +553,67 @@ def restore_file(
         if keep is not None:
             keep(record)
 
-    try:
-        photo = _read_whole(planned.source, record["input"], max_pixels)
-        size = (photo.width, photo.height)
-        mask = None
-        if planned.mask is not None:
-            mask = read_mask(planned.mask, size)
-            record["mask"] = file_facts(planned.mask)
-        record["model"] = _model_facts(setting, size, mask is not None)
-        # No minutes of work for what cannot be written in the end.
-        format = output_format(photo, planned.target)
-        for target in (planned.target, planned.mask_target, planned.faces_target):
-            if target is not None:
-                _make_folder(target.parent)
-        read = time.perf_counter()
-        result = work.restore(photo, mask)
-        record["stages"] = {"read": round(read - started, 3)}
-        record["stages"] |= {name: round(seconds, 3) for name, seconds in result.seconds.items()}
-        record["mask_share"] = None if result.mask is None else round(float(result.mask.mean()), 6)
-        record["faces"] = [_face_facts(face, setting.options) for face in result.faces]
-        record["warnings"] = list(result.warnings)
-        generated = any(face.after is not None for face in result.faces) or (
-            result.mask is not None and bool(result.mask.any())
-        )
-        record["source_type"] = GENERATED if generated else ENHANCED
-        restored = _marked(result.photo, planned.target, record) if setting.provenance else result.photo
-        record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
-        writing = time.perf_counter()
-        # The photo goes last: where the photo exists, all that belongs to it does.
-        if planned.mask_target is not None and result.mask is not None:
-            write_mask(result.mask, planned.mask_target)
+    def restored() -> Iterator[Photo]:
+        nonlocal size, look
+        masks: list[NDArray[np.bool_]] = []
+        damaged = pixels = 0
+        reading = started
+        for page, photo in enumerate(_read_whole(planned.source, record["input"], max_pixels)):
+            size, pages = (photo.width, photo.height), photo.metadata.pages
+            mask = None
+            if planned.mask is not None:
+                mask = read_mask(planned.mask, size, page=page, pages=pages)
+                record["mask"] = record["mask"] or file_facts(planned.mask)
+            model = _model_facts(setting, size, mask is not None)
+            earlier_weights = {} if record["model"] is None else record["model"]["weights"]
+            record["model"] = {**model, "weights": earlier_weights | model["weights"]}
+            # No minutes of work for what cannot be written in the end.
+            format = output_format(photo, planned.target)
+            if pages > 1 and format != "TIFF":
+                raise UsageError(
+                    f"{planned.target.name}: {format} holds one picture, the photo has {pages} pages", _TO_TIFF
+                )
+            for target in (planned.target, planned.mask_target, planned.faces_target):
+                if target is not None:
+                    _make_folder(target.parent)
+            spent("read", reading)
+            result = work.restore(photo, mask)
+            for stage, seconds in result.seconds.items():
+                stages[stage] = stages.get(stage, 0.0) + seconds
+            pixels += photo.width * photo.height
+            damaged += 0 if result.mask is None else int(result.mask.sum())
+            record["mask_share"] = None if result.mask is None else round(damaged / pixels, 6)
+            earlier = len(record["faces"])
+            record["faces"] += [_face_facts(face, setting.options) for face in result.faces]
+            record["warnings"] += [f"page {page + 1}: {line}" if pages > 1 else line for line in result.warnings]
+            if page == 0:
+                record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
+            if result.mask is not None and planned.mask_target is not None:
+                masks.append(result.mask)
+            generated = any(face.after is not None for face in result.faces) or (
+                result.mask is not None and bool(result.mask.any())
+            )
+            if generated or record["source_type"] is None:
+                record["source_type"] = GENERATED if generated else ENHANCED
+            writing = time.perf_counter()
+            # The photo goes last: where the photo exists, all that belongs to it does.
+            if planned.faces_target is not None:
+                for face in result.faces:
+                    _write_crops(face, planned, earlier)
+            if page == 0:
+                if planned.comparison is not None:
+                    write_comparison(photo, result.photo, planned.comparison)
+                look = None if look_room is None else look_at(photo, result.photo, result.mask, room=look_room)
+            source_type = GENERATED if generated else ENHANCED
+            yield _marked(result.photo, planned.target, record, source_type) if setting.provenance else result.photo
+            reading = time.perf_counter()
+            spent("write", writing)
+        if planned.mask_target is not None and masks:
+            write_masks(masks, planned.mask_target)
             record["saved_mask"] = file_facts(planned.mask_target)
-        if planned.faces_target is not None:
-            for face in result.faces:
-                if face.after is not None:
-                    write_photo(Photo.from_array(face.before), planned.face_crop(face.number, "before"))
-                    after = np.clip(np.rint(face.after), 0, 255).astype(np.uint8)
-                    write_photo(Photo.from_array(after), planned.face_crop(face.number, "after"))
-        if planned.comparison is not None:
-            write_comparison(photo, result.photo, planned.comparison)
-        look = None if look_room is None else look_at(photo, result.photo, result.mask, room=look_room)
-        write_photo(restored, planned.target, before_move=finish)
+
+    try:
+        write_pages(restored(), planned.target, quality=setting.options.quality, before_move=finish)
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
     except Exception as error:
@@ -530,28 +623,40 @@ def restore_file(
     return Outcome(planned, record, look=look)
 
 
-def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None) -> Photo:
-    """The photo of a file, and in `facts` what the file was; an error if the file changes meanwhile."""
+def _write_crops(face: Face, planned: Planned, earlier: int) -> None:
+    """The crops of an enhanced face, numbered on from the `earlier` faces of the file's other pages."""
+    if face.after is not None:
+        number = earlier + face.number
+        write_photo(Photo.from_array(face.before), planned.face_crop(number, "before"))
+        after = np.clip(np.rint(face.after), 0, 255).astype(np.uint8)
+        write_photo(Photo.from_array(after), planned.face_crop(number, "after"))
+
+
+def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None) -> Iterator[Photo]:
+    """The photos of a file, and in `facts` what the file was; an error if the file changes meanwhile."""
     before = stamp(path)
-    with suppress(OSError):  # read_photo says better what is wrong with the file
+    with suppress(OSError):  # read_pages says better what is wrong with the file
         facts.update(file_facts(path))
-    photo = read_photo(path, max_pixels=max_pixels)
+    photos = read_pages(path, max_pixels=max_pixels)
+    photo: Photo | None = next(photos)  # from here on they come from memory
     if before is None or facts["sha256"] is None or stamp(path) != before:
         raise FileAccessError(f"{path} changed while it was read", "restore it again when it is whole")
+    assert photo is not None
     facts.update({"format": photo.metadata.format, "width": photo.width, "height": photo.height})
-    return photo
+    while photo is not None:
+        yield photo
+        photo = next(photos, None)
 
 
-def _marked(photo: Photo, target: Path, record: Record) -> Photo:
+def _marked(photo: Photo, target: Path, record: Record, source_type: str) -> Photo:
     """The photo with what was done to it added to its XMP; as it is, with a warning, where that cannot be."""
     model = record["model"]
     assert model is not None
-    assert record["source_type"] is not None
     weights = ", ".join(f"{net} sha256 {sha256}" for net, sha256 in model["weights"].items())
     did = f"{model['set']} weights in {model['precision']}: {weights}; options {json.dumps(record['options'])}"
     try:
         step = Step(record["time"], f"oldphoto {__version__}", did)
-        marked = photo.with_xmp(merged(photo.metadata.xmp, record["source_type"], step))
+        marked = photo.with_xmp(merged(photo.metadata.xmp, source_type, step))
         output_format(marked, target)
     except (ValueError, UsageError) as error:
         record["warnings"].append(f"its XMP stays as it was, without a note of what was done: {error}")
@@ -724,6 +829,10 @@ def _mask_for(source: Path, folder: Path, masks: Path, *, alone: bool) -> tuple[
     return None, FileAccessError(
         f"there is no mask for {source.name} in {masks}", f"name it {source.stem}.png, or leave the photo out"
     )
+
+
+def _mask_name(source: Path) -> str:
+    return f"{source.stem}{'.tif' if count_pages(source) > 1 else '.png'}"
 
 
 def _same_name(path: Path) -> str:

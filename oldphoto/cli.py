@@ -373,6 +373,10 @@ def restore(
         Path | None,
         typer.Option(metavar="DIR", help="Also write faces before and after into this folder.", show_default=False),
     ] = None,
+    only_damaged: Annotated[
+        bool,
+        typer.Option("--only-damaged", help="Repair scratches alone: all else, faces too, stays exactly as it is."),
+    ] = Options.only_damaged,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -392,6 +396,21 @@ def restore(
             help="Pixels by which a mask grows on each side; by default what suits the model.", show_default=False
         ),
     ] = Options.mask_dilation,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Write this format, as jpg, png or tif; by default each input's own.", show_default=False),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Of lossy formats; by default a JPEG's own, else 95.", show_default=False),
+    ] = Options.quality,
+    suffix: Annotated[str, typer.Option(help="Put after each output's name.", show_default=False)] = "",
+    name_template: Annotated[
+        str | None,
+        typer.Option(
+            help='Name outputs so: "{stem}_{number:04}"; {parent} is the input\'s folder.', show_default=False
+        ),
+    ] = None,
     model: Annotated[
         Model, typer.Option(help="Weights: published ones are fetched once, compact ones come with the package.")
     ] = Model.AUTO,
@@ -493,6 +512,12 @@ def restore(
     if pipes:
         beside = bool(manifest or resume or as_json or compare or page_path)
         check_pipes(inputs or [], output, several=bool(from0 or watch), beside=beside)
+    if only_damaged and not (with_scratch or mask):
+        raise UsageError("--only-damaged has no damage to repair", "add --with-scratch or --mask")
+    if watch and name_template is not None and "{number" in name_template:
+        raise UsageError("photos that still arrive have no number", "leave {number} out of the template")
+    if only_damaged and save_faces is not None:
+        raise UsageError("--only-damaged leaves faces alone, --save-faces wants them", "give one of them")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
         raise UsageError(f"there is no device {device!r}", "use auto, cpu, cuda, cuda:N or mps")
     options = Options(
@@ -506,6 +531,8 @@ def restore(
         min_face=min_face,
         only_faces=tuple(only_face or ()),
         skip_faces=tuple(skip_face or ()),
+        only_damaged=only_damaged,
+        quality=quality,
     )
     from oldphoto import arrivals, batch, cluster
     from oldphoto.image import DEFAULT_MAX_PIXELS
@@ -531,6 +558,7 @@ def restore(
                 existing="overwrite" if overwrite else existing,
                 masks=mask,
                 save_masks=save_mask,
+                naming=batch.Naming(format, suffix, name_template),
                 save_faces=save_faces,
                 compare=compare,
                 listed=listed,

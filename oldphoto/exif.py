@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from typing import Any, cast
@@ -63,7 +64,7 @@ Tags = dict[int, "tuple[int, int, bytes] | Tags"]
 class Tiff:
     """The directories in a TIFF file or EXIF block, classic or Big, either byte order; struct.error if cut short."""
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    def __init__(self, data: bytes | bytearray | mmap.mmap) -> None:
         self.data = data
         marks = {b"II": "<", b"MM": ">"}
         self.order = marks.get(bytes(data[:2]), "")

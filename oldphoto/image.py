@@ -2,30 +2,37 @@
 
 The file's content says its format, not its name. What the decoders are trusted with, and why:
 - 8 bits a sample: Pillow, called by plug-in, so that its own size limit and format guessing stay out of the way.
-- 16 bits: tifffile and OpenCV. Pillow opens 16-bit RGB as 8 bits without a word, and clips 16-bit grey.
+- 16 bits: tifffile and OpenCV, which also has JPEG 2000 and deep AVIF. Pillow opens 16-bit RGB as 8 bits without a
+  word, and clips 16-bit grey.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oldphoto.colour import Pixels
 from oldphoto.decoders import as_bad_image, quiet
 from oldphoto.errors import BadImageError, FileAccessError, UsageError
 from oldphoto.exif import Tiff
+from oldphoto.heif import read_avif, read_heic, why_not_written, write_avif, write_heic
+from oldphoto.jpeg2000 import CODESTREAM, read_jpeg2000, write_jpeg2000
 from oldphoto.netpbm import read_pnm, write_pnm
-from oldphoto.photo import Format, Metadata, Photo, Pixels
+from oldphoto.photo import Format, Metadata, Photo
 from oldphoto.plugins import read_bmp, read_jpeg, read_webp, write_bmp, write_jpeg, write_webp
 from oldphoto.png import read_png, write_png
 from oldphoto.tiff import page_offsets, read_tiff, write_tiff
@@ -36,13 +43,17 @@ __all__ = [
     "Metadata",
     "Photo",
     "Pixels",
+    "count_pages",
+    "format_suffix",
     "hidden_name",
     "output_format",
     "read_mask",
     "read_pages",
     "read_photo",
     "remove_parts",
+    "same_format",
     "write_mask",
+    "write_masks",
     "write_pages",
     "write_photo",
 ]
@@ -59,28 +70,28 @@ _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WEBP",
+    ".jp2": "JPEG2000",
+    ".jpx": "JPEG2000",
     ".bmp": "BMP",
     ".dib": "BMP",
     ".pgm": "PPM",
     ".ppm": "PPM",
     ".pnm": "PPM",
     ".pbm": "PPM",
+    ".avif": "AVIF",
+    ".heic": "HEIC",
+    ".heif": "HEIC",
 }
 
 # What a folder is searched for, in lower case. A file named outright is read whatever its name is.
 PHOTO_SUFFIXES: tuple[str, ...] = tuple(_FORMAT_OF_SUFFIX)
 
 # Names that promise another format than any written here.
-_FOREIGN_SUFFIXES = (".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".pdf", ".psd", ".svg")
+_FOREIGN_SUFFIXES = (".gif", ".jxl", ".pdf", ".psd", ".svg")
 
-_READABLE = "JPEG, PNG, TIFF, WebP, BMP, PGM/PPM"
+_READABLE = "JPEG, PNG, TIFF, WebP, JPEG 2000, BMP, PGM/PPM, AVIF, HEIC"
 _FOREIGN_CONTENT = (
     (b"GIF8", 0, "a GIF picture"),
-    (b"ftypavif", 4, "an AVIF picture"),
-    (b"ftyphei", 4, "a HEIC picture"),
-    (b"ftypmif1", 4, "a HEIC picture"),
-    (b"jP  ", 4, "a JPEG 2000 picture"),
-    (b"\xff\x4f\xff\x51", 0, "a JPEG 2000 picture"),
     (b"JXL ", 4, "a JPEG XL picture"),
     (b"%PDF", 0, "a PDF document"),
     (b"8BPS", 0, "a Photoshop document"),
@@ -124,6 +135,15 @@ def read_pages(
         with quiet(), as_bad_image(name if pages == 1 else f"{name}, page {page + 1},"):
             photo = read_tiff(data, max_pixels, page) if format == "TIFF" else _READERS[format](data, max_pixels)
         yield photo
+
+
+def count_pages(path: Path) -> int:
+    """How many photos read_pages will give, told from the file's directories alone; 1 if they cannot be read."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return len(page_offsets(Tiff(content))) if _format_of(content[:64]) == "TIFF" else 1
+    except (OSError, ValueError, BadImageError, struct.error):
+        return 1  # what is wrong is told when it is read
 
 
 def write_photo(
@@ -213,10 +233,16 @@ def output_format(photo: Photo, path: str | os.PathLike[str], format: str | None
         raise UsageError(f"{path.name}: cannot write {suffix} files", f"use one of {_READABLE}")
     chosen = chosen or photo.metadata.format
     lossless = "write a .png or .tif file instead"
-    if photo.depth == 16 and chosen in ("JPEG", "WEBP", "BMP"):
+    if (why := why_not_written(chosen)) is not None:
+        raise UsageError(f"{path.name}: {why[0]}", why[1])
+    if photo.depth == 16 and chosen in ("JPEG", "WEBP", "BMP", "AVIF", "HEIC"):
         raise UsageError(f"{path.name}: {chosen} cannot hold the photo's 16 bits", lossless)
+    if photo.depth == 16 and photo.grey and photo.alpha is not None and chosen == "JPEG2000":
+        raise UsageError(f"{path.name}: JPEG 2000 cannot hold 16-bit grey with transparency here", lossless)
     if photo.alpha is not None and chosen in ("JPEG", "BMP", "PPM"):
         raise UsageError(f"{path.name}: {chosen} cannot hold the photo's transparency", lossless)
+    if chosen == "JPEG2000" and min(photo.width, photo.height) < 32:
+        raise UsageError(f"{path.name}: JPEG 2000 begins at 32 pixels a side here", lossless)
     longest = {"JPEG": 65500, "WEBP": 16383}.get(chosen)
     if longest is not None and max(photo.width, photo.height) > longest:
         size = f"{photo.width} x {photo.height} pixels"
@@ -231,14 +257,38 @@ def output_format(photo: Photo, path: str | os.PathLike[str], format: str | None
     return chosen
 
 
-def read_mask(path: str | os.PathLike[str] | bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
+def format_suffix(format: str) -> str:
+    """What names of files in this format end in. Raises UsageError if it is unknown or cannot be written here."""
+    suffix = f".{format.lower().lstrip('.')}"
+    chosen = _FORMAT_OF_SUFFIX.get(suffix)
+    if chosen is None:
+        raise UsageError(f"cannot write {format} files", f"use one of {', '.join(sorted(_FORMAT_OF_SUFFIX))}")
+    if (why := why_not_written(chosen)) is not None:
+        raise UsageError(why[0], why[1])
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
+
+
+def same_format(one: str, other: str) -> bool:
+    """Whether two suffixes promise the same format."""
+    return _FORMAT_OF_SUFFIX.get(one.lower()) == _FORMAT_OF_SUFFIX.get(other.lower())
+
+
+def read_mask(
+    path: str | os.PathLike[str] | bytes, size: tuple[int, int], *, page: int = 0, pages: int = 1
+) -> NDArray[np.bool_]:
     """A damage mask as (H, W) bool, True = damaged: the bright half of any picture, and opaque where it has alpha.
 
-    size: (width, height) of the photo; another one is a BadImageError. Other errors as in read_photo.
+    size: (width, height) of the photo. page, pages: which page of how many the photo is; the mask has as many.
+    Another size or number is a BadImageError. Other errors as in read_photo.
     """
-    photo = read_photo(path, max_pixels=max(DEFAULT_MAX_PIXELS, size[0] * size[1]))
+    photos = read_pages(path, max_pixels=max(DEFAULT_MAX_PIXELS, size[0] * size[1]))
+    photo = next(photos)
+    name = "the mask" if isinstance(path, bytes) else f"mask {Path(path).name}"
+    if photo.metadata.pages != pages:
+        text = f"{name} has {photo.metadata.pages} pages, the photo {pages}"
+        raise BadImageError(text, "a mask has exactly its photo's pages; a TIFF holds several")
+    photo = next(islice(chain([photo], photos), page, None))
     if (photo.width, photo.height) != size:
-        name = "the mask" if isinstance(path, bytes) else f"mask {Path(path).name}"
         text = f"{name} is {photo.width} x {photo.height} pixels, the photo {size[0]} x {size[1]}"
         raise BadImageError(text, "a mask has exactly its photo's size")
     half = 1 << (photo.depth - 1)
@@ -249,7 +299,15 @@ def read_mask(path: str | os.PathLike[str] | bytes, size: tuple[int, int]) -> ND
 
 def write_mask(mask: NDArray[np.bool_], path: str | os.PathLike[str]) -> None:
     """Write an (H, W) mask as 8-bit grey PNG, 255 = damaged, whatever the name ends in. Errors as in write_photo."""
-    write_photo(Photo.from_array(mask.astype(np.uint8) * np.uint8(255)), path, format="png")
+    write_masks([mask], path)
+
+
+def write_masks(masks: Sequence[NDArray[np.bool_]], path: str | os.PathLike[str]) -> None:
+    """As write_mask, but several masks become the pages of a TIFF."""
+    photos = [Photo.from_array(mask.astype(np.uint8) * np.uint8(255)) for mask in masks]
+    if len(photos) > 1:
+        photos = [replace(photo, metadata=replace(photo.metadata, pages=len(photos))) for photo in photos]
+    write_pages(photos, path, format="png" if len(photos) == 1 else "tif")
 
 
 def _load(path: Path) -> bytes:
@@ -276,6 +334,14 @@ def _format_of(data: bytes) -> Format:
         return "TIFF"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
+    if data.startswith(CODESTREAM) or data[4:8] == b"jP  ":
+        return "JPEG2000"
+    if data[4:8] == b"ftyp":
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(int.from_bytes(data[:4]), 256), 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}:
+            return "HEIC"
     if data.startswith(b"BM"):
         return "BMP"
     if re.match(rb"P[1-6][\s#]", data):
@@ -290,13 +356,19 @@ _READERS: dict[Format, Callable[[bytes, int | None], Photo]] = {
     "JPEG": read_jpeg,
     "PNG": read_png,
     "WEBP": read_webp,
+    "JPEG2000": read_jpeg2000,
     "BMP": read_bmp,
     "PPM": read_pnm,
+    "AVIF": read_avif,
+    "HEIC": read_heic,
 }
 _WRITERS: dict[Format, Callable[[Photo, BinaryIO, int | None], None]] = {
     "JPEG": write_jpeg,
     "PNG": write_png,
     "WEBP": write_webp,
+    "JPEG2000": write_jpeg2000,
     "BMP": write_bmp,
     "PPM": write_pnm,
+    "AVIF": write_avif,
+    "HEIC": write_heic,
 }

@@ -22,6 +22,8 @@ class Options:
     faces: find faces and enhance them.
     face_size: side of the aligned face crop in pixels, 256 or 512; None takes 512 on the large-photo path, else 256.
     scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the set's own figure.
+    only_damaged: repair scratches and change nothing else: pixels outside the mask stay as they are, faces too.
+    quality: 1 to 100, of outputs in lossy formats; None takes a JPEG source's own, else 95.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
         were found, and 0 for a mask that the user gives.
     """
@@ -36,6 +38,8 @@ class Options:
     min_face: int = 32
     only_faces: tuple[int, ...] = ()
     skip_faces: tuple[int, ...] = ()
+    only_damaged: bool = False
+    quality: int | None = None
 
     def __post_init__(self) -> None:
         if self.hr not in ("auto", "on", "off"):
@@ -48,6 +52,10 @@ class Options:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
         if not 0.0 <= self.face_strength <= 1.0:
             raise UsageError(f"face strength is {self.face_strength}", "use a value from 0 to 1")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise UsageError(f"quality is {self.quality}", "use 1 to 100")
+        if self.only_damaged and (self.only_faces or self.skip_faces):
+            raise UsageError("faces are not enhanced where only damage is repaired", "leave one of the two out")
         if self.min_face < 0:
             raise UsageError(f"the smallest face is {self.min_face} pixels", "use 0 or more")
         if self.only_faces and self.skip_faces:
@@ -58,7 +66,12 @@ class Options:
     def wants_face(self, number: int, side: float) -> bool:
         """Whether the face of this number and size in pixels is enhanced."""
         chosen = number in self.only_faces if self.only_faces else number not in self.skip_faces
-        return self.faces and chosen and side >= self.min_face
+        return self.enhances_faces and chosen and side >= self.min_face
+
+    @property
+    def enhances_faces(self) -> bool:
+        """Whether faces are looked for at all."""
+        return self.faces and not self.only_damaged
 
     def large(self, width: int, height: int) -> bool:
         """Whether a photo of this size takes the large-photo path."""

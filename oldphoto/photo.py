@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 
+from oldphoto.colour import Pixels, cmyk_to_rgb, rgb_to_cmyk
 from oldphoto.decoders import as_bad_image, quiet
 from oldphoto.errors import BadImageError
 from oldphoto.exif import bytes_or_none, exif_block, pair_or_none, settle_orientation
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-Format = Literal["JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM"]
+Format = Literal["JPEG", "PNG", "TIFF", "WEBP", "JPEG2000", "BMP", "PPM", "AVIF", "HEIC"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 # Of lossy formats; the source's own figure if the source was a JPEG.
@@ -35,7 +34,8 @@ class Metadata:
     dpi: horizontal and vertical dots per inch.
     comment: of a JPEG. png_chunks: a PNG's colour and text chunks, (name, content); written to PNG only.
     jpeg_tables, jpeg_subsampling: how a JPEG was compressed; subsampling in Pillow's numbers 0 to 2.
-    webp_lossless: whether the source was. tiff_compression: of a TIFF, by its number in the tag.
+    webp_lossless: whether the source was. jpeg2000_ratio: how many times smaller than its pixels a lossy source was,
+    None for a lossless one. tiff_compression: of a TIFF, by its number in the tag.
     pages: pictures in the file, of which this is one.
     """
 
@@ -51,6 +51,7 @@ class Metadata:
     jpeg_tables: tuple[tuple[int, ...], ...] = ()
     jpeg_subsampling: int | None = None
     webp_lossless: bool = False
+    jpeg2000_ratio: float | None = None
     tiff_compression: int = 8
     pages: int = 1
 
@@ -62,6 +63,7 @@ class Photo:
     pixels: (H, W, 3) uint8 or uint16 RGB over the dtype's whole range; a grey photo has three equal channels.
     grey: written back as one channel (the first one of `pixels`).
     alpha: (H, W) of the same dtype, not premultiplied, or None.
+    inks: (H, W, 4) uint8, 255 = full ink, of a CMYK source; `pixels` are then sRGB, the profile is that of the inks.
     Raises ValueError if shapes or dtypes do not fit together.
     """
 
@@ -69,6 +71,7 @@ class Photo:
     grey: bool = False
     alpha: Pixels | None = None
     metadata: Metadata = Metadata()
+    inks: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -93,6 +96,11 @@ class Photo:
     def depth(self) -> int:
         """Bits a sample: 8 or 16."""
         return self.pixels.dtype.itemsize * 8
+
+    @property
+    def icc(self) -> bytes | None:
+        """The profile of `pixels`, None for sRGB."""
+        return None if self.inks is not None else self.metadata.icc
 
     def with_pixels(self, pixels: Pixels) -> Photo:
         """This photo with other pixels of the same shape and dtype; ValueError if they are not."""
@@ -152,7 +160,7 @@ class Photo:
 
 
 def upright(colours: Pixels, alpha: Pixels | None, metadata: Metadata, orientation: int) -> Photo:
-    """The photo of decoded (H, W) or (H, W, 3) samples, turned by an EXIF orientation (1 to 8)."""
+    """The photo of decoded (H, W), (H, W, 3) or CMYK (H, W, 4) samples, turned by an EXIF orientation (1 to 8)."""
     if 2 <= orientation <= 8:
         turned = _TURNS[orientation]
         colours = turned(colours)
@@ -160,8 +168,10 @@ def upright(colours: Pixels, alpha: Pixels | None, metadata: Metadata, orientati
         dpi = metadata.dpi
         if dpi is not None and orientation >= 5:
             dpi = (dpi[1], dpi[0])
-        xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1", metadata.xmp)
-        metadata = replace(metadata, dpi=dpi, xmp=xmp)
+        metadata = replace(metadata, dpi=dpi, xmp=upright_xmp(metadata.xmp))
+    if colours.ndim == 3 and colours.shape[2] == 4:
+        inks = cast("NDArray[np.uint8]", contiguous(colours))
+        return Photo(cmyk_to_rgb(inks, metadata.icc), metadata=metadata, inks=inks)
     grey = colours.ndim == 2
     pixels = three_channels(colours) if grey else contiguous(colours)
     return Photo(pixels, grey, None if alpha is None else contiguous(alpha), metadata)
@@ -182,6 +192,11 @@ _TURNS: dict[int, Callable[[Any], Any]] = {
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)[2-8]")
 
 
+def upright_xmp(packet: bytes | None) -> bytes | None:
+    """A packet that says the photo is upright, if it said otherwise."""
+    return None if packet is None else _XMP_ORIENTATION.sub(rb"\g<1>1", packet)
+
+
 def contiguous(array: Pixels) -> Pixels:
     """The array with its rows one behind the other."""
     return cast("Pixels", np.ascontiguousarray(array))
@@ -200,8 +215,16 @@ def samples_of(photo: Photo, rows: slice) -> Pixels:
     return cast("Pixels", np.concatenate([colours, photo.alpha[rows, :, None]], axis=2))
 
 
+def inks_of(photo: Photo) -> NDArray[np.uint8] | None:
+    """(H, W, 4) CMYK as a photo with inks is written, for formats that have it; None for other photos."""
+    if photo.inks is None:
+        return None
+    pixels = cast("NDArray[np.uint8]", photo.pixels)
+    return rgb_to_cmyk(pixels, photo.inks, photo.metadata.icc)
+
+
 def channels(image: Image.Image) -> tuple[Pixels, Pixels | None, bytes | None]:
-    """A loaded Pillow image as (H, W) or (H, W, 3) colours, alpha, and the profile that these colours have."""
+    """A loaded Pillow image as (H, W), (H, W, 3) or CMYK (H, W, 4) colours, alpha, and the profile of the colours."""
     icc = bytes_or_none(image.info.get("icc_profile"))
     mode = image.mode
     if mode.startswith("I;16"):
@@ -209,7 +232,7 @@ def channels(image: Image.Image) -> tuple[Pixels, Pixels | None, bytes | None]:
     if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr"):
         raise BadImageError(f"has samples of a kind that is not read here ({mode})", "convert it to 8- or 16-bit RGB")
     if mode == "CMYK":
-        return np.asarray(_cmyk_to_rgb(image, icc)), None, None
+        return np.asarray(image), None, icc
     has_alpha = mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     if mode in ("1", "L", "LA", "La"):
         image = image.convert("LA" if has_alpha else "L")
@@ -225,21 +248,3 @@ def channels(image: Image.Image) -> tuple[Pixels, Pixels | None, bytes | None]:
     if palette_grey and np.array_equal(colours[..., :2], colours[..., 1:]):
         colours = colours[..., 0]
     return colours.copy(), alpha, icc
-
-
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    if icc is not None:
-        try:
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(BytesIO(icc)),
-                ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
-        except (ImageCms.PyCMSError, OSError):
-            converted = None  # a profile that is damaged or not for CMYK: as if there were none
-        if converted is not None:
-            return converted
-    return image.convert("RGB")

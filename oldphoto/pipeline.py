@@ -19,6 +19,7 @@ from torch import nn
 
 from oldphoto import weights
 from oldphoto.blending import blend
+from oldphoto.colour import from_srgb, to_srgb
 from oldphoto.errors import OutOfMemoryError, UsageError
 from oldphoto.faces import Face, Landmarks, cut_faces, detect_faces, eight_bits, enhance_faces, joined
 from oldphoto.image import Photo
@@ -64,37 +65,45 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
     """Restore a photo. Nothing is read, written or printed.
 
     mask: (H, W) bool of the photo's size, True = damaged, instead of detection. Raises UsageError for a mask of another
-    size, OutOfMemoryError where the photo does not fit.
+    size, and where only damage is to be repaired but none is given or looked for; OutOfMemoryError where the photo does
+    not fit.
     """
+    if options.only_damaged and mask is None and not options.with_scratch:
+        raise UsageError("only damage is to be repaired, but none is looked for", "look for scratches or give a mask")
     if mask is not None and mask.shape != (photo.height, photo.width):
         raise UsageError(f"mask of {mask.shape[1]} x {mask.shape[0]} for a photo of {photo.width} x {photo.height}")
     large = options.large(photo.width, photo.height)
     trusted = mask is not None
     seconds: dict[Stage, float] = {}
     with _memory_errors(), models.inference():
+        seen = to_srgb(photo.pixels, photo.icc)
         with _timed(seconds, "scratches"):
             if mask is not None:
                 mask = dilated(mask, options.mask_dilation or 0)
             elif options.with_scratch:
-                found = models.find_scratches(photo.pixels, options.scratch_threshold)
+                found = models.find_scratches(seen, options.scratch_threshold)
                 mask = dilated(
                     found, models.dilation(large) if options.mask_dilation is None else options.mask_dilation
                 )
         with _timed(seconds, "translation"):
-            x = to_tensor(photo.pixels).to(models.device)
+            x = to_tensor(seen).to(models.device)
             damage = None if mask is None else mask_to_tensor(mask).to(models.device)
             nets = models.translation(damage is not None, large)
-            pixels = to_pixels(translate(x, damage, nets, trusted=trusted), photo.pixels.dtype)
+            pixels = to_pixels(translate(x, damage, nets, trusted=trusted), seen.dtype)
         faces: tuple[Face, ...] = ()
-        if options.faces:
+        if options.enhances_faces:
             with _timed(seconds, "faces"):
-                faces = _enhanced(photo.pixels, pixels, models, options, options.face_size or models.face_size(large))
+                faces = _enhanced(seen, pixels, models, options, options.face_size or models.face_size(large))
             with _timed(seconds, "blending"):
                 pixels = blend(pixels, faces)
+        if photo.grey:
+            pixels = _grey_again(pixels)
+        pixels = from_srgb(seen, pixels, photo.pixels, photo.icc)
+        if options.only_damaged and mask is not None:
+            pixels = np.where(mask[..., None], pixels, photo.pixels)
     missing = [number for number in options.only_faces + options.skip_faces if number > len(faces)]
     warnings = tuple(f"there is no face {number}: {len(faces)} were found" for number in missing)
-    restored = photo.with_pixels(_grey_again(pixels) if photo.grey else pixels)
-    return Restoration(restored, mask, faces, seconds, warnings)
+    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, warnings)
 
 
 def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options, size: int) -> tuple[Face, ...]:

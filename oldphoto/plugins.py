@@ -14,7 +14,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from oldphoto.decoders import animation, check_size
 from oldphoto.errors import BadImageError
 from oldphoto.exif import bytes_or_none, dpi_of_exif, exif_block, pair_or_none, settle_orientation
-from oldphoto.photo import DEFAULT_QUALITY, Metadata, Photo, channels, upright
+from oldphoto.photo import DEFAULT_QUALITY, Metadata, Photo, channels, inks_of, upright
 
 
 def read_jpeg(data: bytes, max_pixels: int | None) -> Photo:
@@ -26,8 +26,6 @@ def read_jpeg(data: bytes, max_pixels: int | None) -> Photo:
     exif, orientation = settle_orientation(exif_block(image.info.get("exif")))
     photoshop = image.info.get("photoshop")
     sampling = get_sampling(image)
-    # The tables of four inks say nothing about three colours.
-    tables = {} if image.mode == "CMYK" else image.quantization
     metadata = Metadata(
         format="JPEG",
         mode=image.mode,
@@ -37,8 +35,8 @@ def read_jpeg(data: bytes, max_pixels: int | None) -> Photo:
         iptc=bytes_or_none(photoshop.get(0x0404)) if isinstance(photoshop, dict) else None,
         dpi=pair_or_none(image.info.get("dpi")),
         comment=bytes_or_none(image.info.get("comment")),
-        jpeg_tables=tuple(tuple(table) for _, table in sorted(tables.items())),
-        jpeg_subsampling=sampling if tables and sampling in (0, 1, 2) else None,
+        jpeg_tables=tuple(tuple(table) for _, table in sorted(image.quantization.items())),
+        jpeg_subsampling=sampling if sampling in (0, 1, 2) else None,
     )
     return upright(colours, alpha, metadata, orientation)
 
@@ -101,8 +99,8 @@ def _pillow_options(photo: Photo, *, three_channels: bool = False) -> dict[str, 
     metadata = photo.metadata
     options: dict[str, Any] = {}
     # A grey profile does not fit three channels.
-    if metadata.icc is not None and not (three_channels and metadata.icc[16:20] == b"GRAY"):
-        options["icc_profile"] = metadata.icc
+    if photo.icc is not None and not (three_channels and photo.icc[16:20] == b"GRAY"):
+        options["icc_profile"] = photo.icc
     if metadata.xmp is not None:
         options["xmp"] = metadata.xmp
     return options
@@ -133,8 +131,12 @@ def write_jpeg(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
         records = b"Photoshop 3.0\0" + b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(metadata.iptc)) + metadata.iptc
         records += b"\0" * (len(metadata.iptc) % 2)
         options["extra"] = b"\xff\xed" + struct.pack(">H", len(records) + 2) + records
+    inks = inks_of(photo)
+    image = photo.to_pillow() if inks is None else Image.frombytes("CMYK", inks.shape[1::-1], inks.tobytes())
+    if inks is not None and metadata.icc is not None:
+        options["icc_profile"] = metadata.icc
     # Neither optimised nor progressive: for these Pillow guesses a buffer's size, and fails on very noisy photos.
-    _save(photo.to_pillow(), handle, format="JPEG", subsampling=metadata.jpeg_subsampling or 0, **options)
+    _save(image, handle, format="JPEG", subsampling=metadata.jpeg_subsampling or 0, **options)
 
 
 def write_webp(photo: Photo, handle: BinaryIO, quality: int | None) -> None:

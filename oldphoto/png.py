@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
+from oldphoto.colour import Pixels
 from oldphoto.decoders import animation, check_size
 from oldphoto.errors import BadImageError
 from oldphoto.exif import exif_block, pair_or_none, settle_orientation
-from oldphoto.photo import Metadata, Photo, Pixels, channels, samples_of, upright
+from oldphoto.photo import Metadata, Photo, channels, samples_of, upright
 
 
 def read_png(data: bytes, max_pixels: int | None) -> Photo:
@@ -135,8 +136,8 @@ def write_png(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
     chunk(b"IHDR", struct.pack(">IIBBBBB", photo.width, photo.height, photo.depth, colour_type, 0, 0, 0))
     for name, body in metadata.png_chunks:
         chunk(name, body)
-    if metadata.icc is not None:
-        chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc))
+    if photo.icc is not None:
+        chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(photo.icc))
     if metadata.dpi is not None:
         across, down = (round(dots / 0.0254) for dots in metadata.dpi)
         chunk(b"pHYs", struct.pack(">IIB", across, down, 1))

@@ -17,10 +17,11 @@ from PIL import Image
 from PIL.JpegImagePlugin import zigzag_index
 from PIL.TiffImagePlugin import TiffImageFile
 
+from oldphoto.colour import Pixels
 from oldphoto.decoders import check_size, no_standard_error
 from oldphoto.errors import BadImageError
 from oldphoto.exif import Entry, Tags, Tiff, exif_of_tiff, pack_tags, swapped
-from oldphoto.photo import DEFAULT_QUALITY, Metadata, Photo, Pixels, channels, samples_of, upright
+from oldphoto.photo import DEFAULT_QUALITY, Metadata, Photo, channels, inks_of, samples_of, upright
 
 NONE, LZW, JPEG, DEFLATE, PACKBITS = 1, 5, 7, 8, 32773
 # What is written as it was found. All else becomes Deflate, which is as lossless.
@@ -205,9 +206,10 @@ def _describing_tags(photo: Photo) -> tuple[Tags, str]:
 def _storing_tags(photo: Photo, handle: BinaryIO, order: str, quality: int | None, *, big: bool) -> Tags:
     """Write a photo's strips; what its directory has to say of them."""
     metadata = photo.metadata
-    count = (1 if photo.grey else 3) + (photo.alpha is not None)
+    inks = inks_of(photo)
+    count = 4 if inks is not None else (1 if photo.grey else 3) + (photo.alpha is not None)
     compression = metadata.tiff_compression
-    if compression == JPEG and (photo.depth == 16 or photo.alpha is not None):
+    if compression == JPEG and (photo.depth == 16 or photo.alpha is not None or inks is not None):
         compression = DEFLATE
     row_bytes = photo.width * count * photo.depth // 8
     rows = min(max(1, (1 << 18) // row_bytes), photo.height)
@@ -215,7 +217,8 @@ def _storing_tags(photo: Photo, handle: BinaryIO, order: str, quality: int | Non
         rows = -(-rows // 16) * 16  # whole blocks
     offsets, sizes = [], []
     for top in range(0, photo.height, rows):
-        strip = _packed(samples_of(photo, slice(top, top + rows)), compression, order, metadata, quality)
+        samples = samples_of(photo, slice(top, top + rows)) if inks is None else inks[top : top + rows]
+        strip = _packed(samples, compression, order, metadata, quality)
         offsets.append(handle.tell())
         sizes.append(len(strip))
         handle.write(strip + b"\0" * (len(strip) % 2))
@@ -236,7 +239,7 @@ def _storing_tags(photo: Photo, handle: BinaryIO, order: str, quality: int | Non
         257: numbers(4, photo.height),
         258: numbers(3, *[photo.depth] * count),
         259: numbers(3, compression),
-        262: numbers(3, 1 if photo.grey else 6 if compression == JPEG else 2),
+        262: numbers(3, 5 if inks is not None else 1 if photo.grey else 6 if compression == JPEG else 2),
         273: numbers(place, *offsets),
         277: numbers(3, count),
         278: numbers(4, rows),

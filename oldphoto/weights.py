@@ -260,7 +260,7 @@ def needed_nets(model_set: ModelSet, options: Options, large: bool, has_mask: bo
     else:
         nets.append(("mapping_patch_attention" if large else "mapping_scratch") if repair else "mapping")
         faces = [f"face_generator_{options.face_size or (512 if large else 256)}", "landmarks_68"]
-    return (*nets, *(faces if options.faces else ()))
+    return (*nets, *(faces if options.enhances_faces else ()))
 
 
 # ---- where files lie

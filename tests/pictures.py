@@ -95,25 +95,103 @@ def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def cmyk_profile() -> bytes:
-    """A CMYK profile whose table says: L* falls with black ink alone, a* and b* are always 0."""
-    grid = np.zeros((2, 2, 2, 2, 3), np.uint8)
-    grid[..., 0, 0], grid[..., 1, 0] = 255, 0
-    grid[..., 1:] = 128
-    line = bytes(range(256))
-    identity = struct.pack(">9i", *[0x10000 if k in (0, 4, 8) else 0 for k in range(9)])
-    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + line * 4 + grid.tobytes() + line * 3
+def profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile of version 2 from its tags."""
+    white = struct.pack(">3i", 63190, 65536, 54061)
     text = b"text\0\0\0\0test\0"
-    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
-    tags = [(b"desc", text), (b"cprt", text), (b"wtpt", white), (b"A2B0", table)]
+    tags = {b"desc": text, b"cprt": text, b"wtpt": b"XYZ \0\0\0\0" + white} | tags
     body, directory, at = b"", struct.pack(">I", len(tags)), 128 + 4 + 12 * len(tags)
-    for name, content in tags:
+    for name, content in tags.items():
         content += b"\0" * (-len(content) % 4)
         directory += struct.pack(">4sII", name, at + len(body), len(content))
         body += content
-    header = struct.pack(">I4sI4s4s4s", at + len(body), b"lcms", 0x02200000, b"prtr", b"CMYK", b"Lab ")
-    header += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 28 + struct.pack(">3i", 63190, 65536, 54061)
+    header = struct.pack(">I4sI4s4s4s", at + len(body), b"lcms", 0x02200000, kind, space, connection)
+    header += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 28 + white
     return header.ljust(128, b"\0") + directory + body
+
+
+def _table(channels_in: int, channels_out: int, grid: NDArray[np.uint8]) -> bytes:
+    """An 8-bit lookup table tag over an even grid, its curves straight."""
+    line = bytes(range(256))
+    identity = struct.pack(">9i", *[0x10000 if k in (0, 4, 8) else 0 for k in range(9)])
+    head = b"mft1\0\0\0\0" + bytes([channels_in, channels_out, len(grid), 0]) + identity
+    return head + line * channels_in + grid.tobytes() + line * channels_out
+
+
+def rgb_profile(colourants: list[list[float]], gamma: float) -> bytes:
+    """By matrix (linear RGB to XYZ at D50, in rows) and a gamma curve."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+    tags = {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    for name, column in zip((b"r", b"g", b"b"), np.array(colourants).T, strict=True):
+        tags[name + b"XYZ"] = b"XYZ \0\0\0\0" + struct.pack(">3i", *np.rint(column * 65536).astype(int))
+    return profile(b"mntr", b"RGB ", b"XYZ ", tags)
+
+
+def adobe_rgb() -> bytes:
+    """The colours of Adobe RGB (1998)."""
+    return rgb_profile([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]], 2.199)
+
+
+def prophoto_rgb() -> bytes:
+    """The colours of ProPhoto RGB, far wider than sRGB."""
+    return rgb_profile([[0.79767, 0.13519, 0.03135], [0.28804, 0.71188, 0.00009], [0.0, 0.0, 0.82521]], 1.8)
+
+
+def grey_profile(gamma: float = 1.8) -> bytes:
+    """Grey with a gamma curve."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+    return profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": curve})
+
+
+def scanner_profile() -> bytes:
+    """RGB by a table to Lab alone, as scanners have it: there is no table back."""
+    axis = np.linspace(0, 1, 9)
+    r, g, b = np.meshgrid(axis, axis, axis, indexing="ij")
+    light = 100 * (0.3 * r + 0.55 * g + 0.15 * b) ** 0.9
+    lab = np.stack([light * 2.55, 128 + 50 * (r - g), 128 + 60 * (0.5 * (r + g) - b)], axis=-1)
+    return profile(b"scnr", b"RGB ", b"Lab ", {b"A2B0": _table(3, 3, np.rint(lab).astype(np.uint8))})
+
+
+def cmyk_profile() -> bytes:
+    """A CMYK profile whose table says: L* falls with black ink alone, a* and b* are always 0. There is none back."""
+    grid = np.zeros((2, 2, 2, 2, 3), np.uint8)
+    grid[..., 0, 0], grid[..., 1, 0] = 255, 0
+    grid[..., 1:] = 128
+    return profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": _table(4, 3, grid)})
+
+
+def press_profile() -> bytes:
+    """A CMYK profile with tables both ways: each ink takes its colour, and black is put where all three are."""
+    axis = np.linspace(0, 1, 7)
+    inks = np.stack(np.meshgrid(axis, axis, axis, axis, indexing="ij"), axis=-1)
+    rgb = (1 - 0.9 * inks[..., :3]) * (1 - 0.95 * inks[..., 3:])
+    to_lab = ImageCms.buildTransform(
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        "RGB",
+        "LAB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )
+    shown = Image.fromarray(np.rint(rgb.reshape(-1, 49, 3) * 255).astype(np.uint8))
+    forward = np.asarray(ImageCms.applyTransform(shown, to_lab)).copy().reshape(*inks.shape[:4], 3)
+    forward[..., 1:] += 128  # signed in Pillow, offset in a profile
+    light = np.linspace(0, 255, 9)
+    lab = np.stack(np.meshgrid(light, light, light, indexing="ij"), axis=-1).astype(np.uint8)
+    lab[..., 1:] -= 128
+    to_rgb = ImageCms.buildTransform(
+        ImageCms.createProfile("LAB"),
+        ImageCms.createProfile("sRGB"),
+        "LAB",
+        "RGB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )
+    flat = Image.frombytes("LAB", (27, 27), lab.tobytes())
+    seen = np.asarray(ImageCms.applyTransform(flat, to_rgb)).reshape(9, 9, 9, 3) / 255
+    missing = 1 - seen
+    black = missing.min(axis=-1, keepdims=True) * 0.8
+    wanted = np.concatenate([(missing - black) / (1 - black) / 0.9, black / 0.95], axis=-1).clip(0, 1)
+    tables = {b"A2B0": _table(4, 3, forward), b"B2A0": _table(3, 4, np.rint(wanted * 255).astype(np.uint8))}
+    return profile(b"prtr", b"CMYK", b"Lab ", tables)
 
 
 def rich(format: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from oldphoto import batch
-from oldphoto.batch import Outcome, Plan, Planned, Work
+from oldphoto.batch import Naming, Outcome, Plan, Planned, Work
 from oldphoto.errors import (
     BadImageError,
     ExitCode,
@@ -479,3 +480,176 @@ def test_a_face_crop_never_replaces_an_input_or_an_output(tmp_path: Path) -> Non
         batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "in", existing="overwrite")
     with pytest.raises(RefusedOverwriteError, match="may also become a face crop"):
         batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "out", existing="overwrite")
+
+
+# ---- files of several pages ----
+
+
+def album_of_pages(path: Path, *sizes: tuple[int, int]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages = [Image.new("RGB", size, (200, 10 * number, 50)) for number, size in enumerate(sizes)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
+SIZES = ((12, 8), (5, 6), (9, 9))
+
+
+def test_every_page_is_restored(tmp_path: Path) -> None:
+    album_of_pages(tmp_path / "in/a.tif", *SIZES)
+    seen = []
+
+    def restore(photo: Photo, mask: Any) -> Any:
+        seen.append((photo.width, photo.height))
+        return negative(photo, photo.pixels[..., 1] > 5)
+
+    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_masks=tmp_path / "masks")
+    (outcome,) = run(plan, restore).outcomes
+    assert outcome.error is None
+    assert tuple(seen) == SIZES
+    with Image.open(tmp_path / "out/a.tif") as after:
+        assert getattr(after, "n_frames", 1) == 3
+        for number, size in enumerate(SIZES):
+            after.seek(number)
+            assert (after.size, after.getpixel((0, 0))) == (size, (55, 255 - 10 * number, 205))
+    with Image.open(tmp_path / "masks/a.tif") as mask:
+        assert getattr(mask, "n_frames", 1) == 3
+        for number, expected in enumerate([0, 255, 255]):
+            mask.seek(number)
+            assert mask.convert("L").getextrema() == (expected, expected)
+    record = outcome.record
+    assert record["mask_share"] == round((30 + 81) / (96 + 30 + 81), 6)
+    assert record["warnings"] == [f"page {number}: a note" for number in (1, 2, 3)]
+    assert record["stages"]["translate"] == 1.5
+    assert record["saved_mask"] is not None
+    assert record["saved_mask"]["path"].endswith("a.tif")
+
+    # The saved mask is one that can be given.
+    given = []
+
+    def masked(photo: Photo, mask: Any) -> Any:
+        given.append(bool(mask.all()))
+        return negative(photo, mask)
+
+    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "again"), masks=tmp_path / "masks")
+    assert not run(plan, masked).failed
+    assert given == [False, True, True]
+
+
+def test_a_mask_of_fewer_pages_is_refused(tmp_path: Path) -> None:
+    album_of_pages(tmp_path / "a.tif", *SIZES)
+    draw(tmp_path / "mask.png")
+    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"), masks=tmp_path / "mask.png")
+    (outcome,) = run(plan).outcomes
+    assert "mask mask.png has 1 pages, the photo 3" in str(outcome.error)
+
+
+def test_pages_are_not_lost_to_a_format_of_one_picture(tmp_path: Path) -> None:
+    album_of_pages(tmp_path / "a.tif", *SIZES)
+    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out.jpg"))
+    (outcome,) = run(plan).outcomes
+    assert isinstance(outcome.error, UsageError)
+    assert "JPEG holds one picture, the photo has 3 pages" in str(outcome.error)
+    assert not (tmp_path / "out.jpg").exists()
+
+
+def test_a_bad_page_fails_the_whole_file(tmp_path: Path) -> None:
+    album_of_pages(tmp_path / "a.tif", *SIZES)
+
+    def restore(photo: Photo, mask: Any) -> Any:
+        if photo.width == 9:
+            raise BadImageError("no")
+        return negative(photo, mask)
+
+    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"))
+    assert len(run(plan, restore).failed) == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_pages_of_either_size_need_the_nets_of_both(tmp_path: Path) -> None:
+    album_of_pages(tmp_path / "a.tif", *SIZES)
+    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"))
+    assert batch.large_or_not(plan.photos, Options()) == {False, True}
+
+
+# ---- names of outputs ----
+
+
+@pytest.mark.parametrize(
+    ("naming", "expected"),
+    [
+        (Naming(), ["a.jpg", "b.PNG"]),
+        (Naming(suffix="_restored"), ["a_restored.jpg", "b_restored.PNG"]),
+        (Naming(format="png"), ["a.png", "b.PNG"]),
+        (Naming(format="JPEG", suffix=" 2"), ["a 2.jpg", "b 2.jpg"]),
+        (Naming(format=".tiff"), ["a.tif", "b.tif"]),
+        (Naming(template="{number:04}"), ["0001.jpg", "0002.PNG"]),
+        (Naming(template="{parent} {stem}.v1", format="webp"), ["in a.v1.webp", "in b.v1.webp"]),
+    ],
+    ids=str,
+)
+def test_outputs_are_named_as_wished(album: Path, naming: Naming, expected: list[str]) -> None:
+    plan = batch.plan([str(album / "in")], str(album / "out"), naming=naming)
+    assert [photo.target.name for photo in plan.photos] == expected
+    assert not run(plan).failed
+    for name in expected:
+        with Image.open(album / "out" / name) as picture:
+            kind = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".webp": "WEBP"}[Path(name).suffix.lower()]
+            assert (picture.format, picture.size) == (kind, (12, 8))
+
+
+def test_the_quality_of_lossy_outputs(album: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(album / "in/a.jpg", quality=60, subsampling=0)
+    sizes = []
+    for quality in (10, None, 95):
+        plan = batch.plan([str(album / "in/a.jpg")], str(album / f"out{quality}/"))
+        setting = Setting(Options(quality=quality), "compact", {})
+        (outcome,) = batch.run(plan.photos, partial(Work, negative, setting)).outcomes
+        assert outcome.record["options"]["quality"] == quality
+        sizes.append((album / f"out{quality}/a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert sizes[1] == pytest.approx((album / "in/a.jpg").stat().st_size, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("naming", "message"),
+    [
+        ({"format": "gif"}, "cannot write gif files"),
+        ({"suffix": "_x", "template": "{stem}"}, "contradict"),
+        ({"template": "{nonsense}"}, "is not one"),
+        ({"template": "{stem.parent}"}, "is not one"),
+        ({"template": "{stem"}, "is not one"),
+        ({"template": "{}"}, "is not one"),
+        ({"template": ""}, "is not one"),
+        ({"template": "../{stem}"}, "no name for a photo"),
+        ({"template": ".{stem}"}, "no name for a photo"),
+        ({"suffix": "/x"}, "no name for a photo"),
+    ],
+    ids=str,
+)
+def test_names_that_are_none(naming: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Naming(**naming)
+
+
+def test_outputs_that_would_share_a_name_are_refused(album: Path) -> None:
+    draw(album / "in/a.png")
+    for naming in (Naming(format="webp"), Naming(template="photo", format="png")):
+        with pytest.raises(RefusedOverwriteError, match="would both become"):
+            batch.plan([str(album / "in/a.jpg"), str(album / "in/a.png")], str(album / "out"), naming=naming)
+    with pytest.raises(RefusedOverwriteError, match="is an input"):
+        batch.plan([str(album / "in")], str(album / "in"), naming=Naming(suffix=""), existing="overwrite")
+    # Beside their inputs, under other names, they are welcome.
+    plan = batch.plan([str(album / "in")], str(album / "in"), naming=Naming(suffix="_restored"))
+    assert not run(plan).failed
+
+
+def test_a_single_output_has_its_name(album: Path) -> None:
+    photo = str(album / "in/a.jpg")
+    for naming in (Naming(suffix="_x"), Naming(template="{stem}")):
+        with pytest.raises(UsageError, match="has its name already"):
+            batch.plan([photo], str(album / "new.jpg"), naming=naming)
+    with pytest.raises(UsageError, match="not the name of a png file"):
+        batch.plan([photo], str(album / "new.jpg"), naming=Naming(format="png"))
+    assert batch.plan([photo], str(album / "new.jpg"), naming=Naming(format="jpeg")).photos[0].target.name == "new.jpg"

@@ -134,6 +134,49 @@ def test_every_option_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None
     assert size_of(tmp_path / "b.jpg") == (12, 8)
 
 
+def test_names_and_formats_of_outputs(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "in/a.jpg")
+    draw(tmp_path / "in/b.png")
+    out = tmp_path / "out"
+    assert oldphoto("restore", tmp_path / "in", "-o", out, "--suffix", "_new", "--format", "webp").exit_code == 0
+    assert (
+        oldphoto("restore", tmp_path / "in", "-o", out, "--name-template", "{number:03}", "--quality", 30).exit_code
+        == 0
+    )
+    assert calls.options == Options(quality=30)
+    assert sorted(path.name for path in out.iterdir()) == ["001.jpg", "002.png", "a_new.webp", "b_new.webp"]
+    done = oldphoto("restore", tmp_path / "in", "-o", out, "--name-template", "same", "--format", "tif")
+    assert done.exit_code == ExitCode.REFUSED_OVERWRITE
+    assert "would both become" in done.stderr
+
+
+def test_damage_alone_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None:
+    photo = draw(tmp_path / "a.png")
+    assert oldphoto("restore", photo, "-o", tmp_path / "b.png", "--only-damaged", "--with-scratch").exit_code == 0
+    assert calls.options == Options(only_damaged=True, with_scratch=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only-damaged"], "no damage to repair"),
+        (["--only-damaged", "--with-scratch", "--only-face", "1"], "only damage is repaired"),
+        (["--only-damaged", "--with-scratch", "--save-faces", "faces"], "leaves faces alone"),
+        (["--format", "gif"], "cannot write gif files"),
+        (["--quality", "0"], "equal to 1"),
+        (["--name-template", "{year}"], "is not one"),
+        (["--suffix", "x", "--name-template", "{stem}"], "contradict"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be(tmp_path: Path, calls: Calls, arguments: list[str], message: str) -> None:
+    photo = draw(tmp_path / "a.png")
+    done = oldphoto("restore", photo, "-o", f"{tmp_path / 'out'}/", *arguments)
+    assert done.exit_code == ExitCode.USAGE
+    assert message in done.stderr
+    assert calls.loads == []
+
+
 def test_every_choice_of_faces_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None:
     photo = draw(tmp_path / "a.jpg")
     strength = ("--face-strength", 0.25, "--min-face", 70)

@@ -16,9 +16,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "oldphoto"
 # From the bottom up. A module imports from lower rows only; the modules of `training` may import one another.
 LAYERS = [
     {"errors"},
-    {"options", "decoders", "exif"},
+    {"options", "colour", "decoders", "exif"},
     {"photo"},
-    {"netpbm", "plugins", "png", "tiff"},
+    {"heif", "jpeg2000", "netpbm", "plugins", "png", "tiff"},
     {"models.blocks", "image", "manifest", "provenance", "tensors", "weights"},
     {"compare"},
     {"report"},

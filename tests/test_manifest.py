@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,7 +145,7 @@ def test_a_photo_that_cannot_be_recorded_is_not_written(folder: Path) -> None:
 def test_an_input_that_changes_while_it_is_read_is_that_photos_error(
     folder: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def meddled(path: Path, **kwargs: Any) -> Photo:
+    def meddled(path: Path, **kwargs: Any) -> Iterator[Photo]:
         photo = read_photo(path, **kwargs)
         if path.name == "a.jpg":
             if change == "grow":
@@ -153,9 +154,9 @@ def test_an_input_that_changes_while_it_is_read_is_that_photos_error(
                 draw(folder / "other.jpg").replace(path)
             else:
                 path.unlink()
-        return photo
+        yield photo
 
-    monkeypatch.setattr(batch, "read_photo", meddled)
+    monkeypatch.setattr(batch, "read_pages", meddled)
     with Manifest(folder / "run.jsonl") as kept:
         summary = run(folder, kept.append)
     assert summary.exit_code == 4

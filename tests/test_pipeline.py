@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -19,11 +20,12 @@ from oldphoto import weights
 from oldphoto.blending import blend
 from oldphoto.errors import OutOfMemoryError, UsageError
 from oldphoto.faces import detect_faces
-from oldphoto.image import Photo, read_photo
+from oldphoto.image import Photo, read_photo, write_photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, Restorer, choose_device, restore
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
 from oldphoto.tensors import to_tensor
+from tests.pictures import adobe_rgb, press_profile, prophoto_rgb, saved, tiff
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLAIN = Options(faces=False)
@@ -310,3 +312,41 @@ def test_large_photos_are_recognised_by_size() -> None:
 def test_inference_leaves_no_gradients(models: Models) -> None:
     assert not any(p.requires_grad for p in models.net("mapping").parameters())
     assert torch.is_grad_enabled()
+
+
+# ---- damage alone ----
+
+
+@pytest.mark.parametrize("kind", ["RGB 8", "RGB 16", "grey 16", "Adobe RGB 8", "ProPhoto RGB 16", "CMYK"])
+def test_only_the_damage_is_changed(kind: str, models: Models, couple: Photo, tmp_path: Path) -> None:
+    pixels = np.array(couple.pixels[100:164, 100:196])
+    icc = {"A": adobe_rgb(), "P": prophoto_rgb(), "C": press_profile()}.get(kind[0])
+    if kind == "CMYK":
+        data = saved(Image.fromarray(pixels).convert("CMYK"), "TIFF", icc_profile=icc)
+    else:
+        array = pixels.astype(np.uint16) * 257 + 5 if "16" in kind else pixels
+        grey = kind.startswith("grey")
+        data = tiff(array[..., 1] if grey else array, photometric="minisblack" if grey else "rgb", iccprofile=icc)
+    (tmp_path / "in.tif").write_bytes(data)
+    mask = np.zeros((64, 96), np.bool_)
+    mask[30:33, 5:90] = True
+    options = Options(only_damaged=True, mask_dilation=2)
+    done = restore(read_photo(tmp_path / "in.tif"), models, options, mask)
+    assert done.faces == ()
+    assert done.mask is not None
+    assert done.mask.sum() == 7 * 89
+    write_photo(done.photo, tmp_path / "out.tif")
+    before, after = tifffile.imread(tmp_path / "in.tif"), tifffile.imread(tmp_path / "out.tif")
+    assert before.dtype == after.dtype
+    np.testing.assert_array_equal(before[~done.mask], after[~done.mask])
+    assert (before[done.mask] != after[done.mask]).mean() > 0.2
+
+
+def test_damage_alone_wants_damage(models: Models, couple: Photo) -> None:
+    with pytest.raises(UsageError, match="none is looked for"):
+        restore(couple, models, Options(only_damaged=True))
+    done = restore(crop(couple, 200, 200), models, Options(only_damaged=True, with_scratch=True))
+    assert done.mask is not None
+    same = (done.photo.pixels == couple.pixels[:200, :200]).all(axis=2)
+    assert same[~done.mask].all()
+    assert "face_generator" not in weights.needed_nets("compact", Options(only_damaged=True, with_scratch=True), False)
