@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal, NotRequired, TypedDict, cast
 
@@ -289,8 +289,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+@cache
 def versions() -> dict[str, str]:
-    """oldphoto, Python, the system, and the installed packages that the result depends on."""
+    """oldphoto, Python, the system, and the installed packages that the result depends on; not to be changed."""
+    from importlib.metadata import PackageNotFoundError, version  # a tenth of the time that `--help` may take
+
     found = {"oldphoto": __version__, "python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
