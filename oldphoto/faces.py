@@ -32,19 +32,33 @@ Box = tuple[float, float, float, float]
 TEMPLATE_512 = np.array([[196.0, 226.0], [316.0, 226.0], [256.0, 286.0], [220.0, 360.4], [292.0, 360.4]])
 CLOSENESS = 1.3
 
-# dlib's frontal detector looks through a window of 80 pixels. Larger photos are searched on a copy of this longest
-# side, which bounds the cost (0.4 s at 3 megapixels) and still finds faces of 1/25 of the photo's longest side.
-SEARCH_SIDE = 2000
-# A face lying askew is looked for only where none was found upright; it must be surer, since every further attempt is
-# one more chance of mistaking cloth or leaves for a face.
-UPRIGHT_SCORE = 0.0
-TURNED_SCORE = 0.3
-TURNS = ((30, -30), (90, -90, 180))
+# dlib's frontal detector looks through a window of 80 pixels at ever smaller copies of a picture. To see smaller faces
+# the photo is enlarged, to bound the cost it is reduced: to so many pixels, which take 0.6 s. A photo of 12 megapixels
+# is searched for faces from 105 pixels on, one of 0.8 from 27.
+SEARCH_PIXELS = 7_000_000
+MOST_ENLARGED = 3.0
+LEAST_ENLARGED = 1.3  # less is not worth a second search
+# Each copy that is turned, for faces that lean and for photos that lie on their side or stand on their head.
+TURNED_PIXELS = 1_000_000
+LEANING = (-30, 30)
+LYING = (90, -90, 180)
+
+# From this score on the detector is right. Below it a face is looked at again in LOOKS, (side of its box in pixels,
+# degrees of lean, mirrored), as which a face is still one, and cloth or leaves are not; only so many of the best, which
+# bounds the cost.
+SURE_SCORE = 0.3
+DOUBTFUL_SCORE = -0.25
+MEAN_SCORE = -0.1  # of the detector's score and the looks' mean
+MOST_DOUBTFUL = 6
+LOOKS = ((84, 0, True), (112, 12, False), (112, -12, True), (128, 0, True))
+# By how much surer the detector must be of a face in a turned copy than of the same face upright.
+LEANING_GAIN = 0.5
 
 # Landmarks are read from a copy of the face in which the detector's box has this side, so that the model always sees
 # the same scale, and averaged over boxes moved a little: the model answers in whole pixels, their mean is finer.
 LANDMARK_BOX = 160
 LANDMARK_MARGIN = 0.6
+LANDMARK_LEAN = np.radians(10.0)
 LANDMARK_SHIFTS = ((0.0, 0.0), (-0.04, 0.0), (0.04, 0.0), (0.0, -0.04), (0.0, 0.04))
 
 _threads = threading.local()
@@ -121,6 +135,19 @@ class Landmarks:
 
     def find(self, pixels: Pixels, detection: Detection) -> Points:
         """pixels: (H, W, 3) uint8 RGB -> (5, 2) float64 in photo pixels."""
+        points = self._find(pixels, detection)
+        # Seen upright a second time, where the detector took a leaning face for an upright one.
+        across = (points[1] - points[0]) @ detection.frame[:2, :2]
+        lean = float(np.arctan2(across[1], across[0]))
+        if abs(lean) > LANDMARK_LEAN:
+            turn = np.array([[np.cos(lean), -np.sin(lean), 0.0], [np.sin(lean), np.cos(lean), 0.0], [0.0, 0.0, 1.0]])
+            left, top, right, bottom = detection.box
+            middle = np.array([left + right, top + bottom]) / 2.0
+            turn[:2, 2] = middle - turn[:2, :2] @ middle
+            points = self._find(pixels, replace(detection, frame=detection.frame @ turn))
+        return points
+
+    def _find(self, pixels: Pixels, detection: Detection) -> Points:
         left, top, right, bottom = detection.box
         side = max(right - left, bottom - top, 1.0)
         margin = LANDMARK_MARGIN * side
@@ -256,29 +283,69 @@ def detect_faces(pixels: Pixels | npt.NDArray[np.uint16]) -> list[Detection]:
     The order numbers the faces from 1. By size, since a portrait's sitter is then number 1, and leaving small faces
     out changes nobody else's number; of two of one size the upper, then the left one comes first.
 
-    Upright at the photo's own scale; where none is found, enlarged; then tilted; then the photo on its side or head.
+    Upright and leaning by up to 45 degrees; where there is none, in the photo laid on each side and on its head.
     """
-    pixels = eight_bits(pixels)
-    height, width = pixels.shape[:2]
-    reduction = max(1.0, max(height, width) / SEARCH_SIDE)
-    if reduction > 1.0:
-        smaller = (max(1, round(width / reduction)), max(1, round(height / reduction)))
-        picture = np.asarray(cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA), np.uint8)
-    else:
-        picture = np.ascontiguousarray(pixels)
-    enlarge = np.diag([width / picture.shape[1], height / picture.shape[0], 1.0])
-    enlarge[:2, 2] = enlarge[0, 0] / 2.0 - 0.5, enlarge[1, 1] / 2.0 - 0.5
+    grey = np.ascontiguousarray(cv2.cvtColor(eight_bits(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
+    found = _standing(grey, np.eye(3))
+    if not found:
+        small, frame = _resized(grey, np.eye(3), TURNED_PIXELS)
+        tries = {degrees: checked_search(*_turned(small, degrees, frame)) for degrees in LYING}
+        best = max(tries, key=lambda degrees: sum(detection.score for detection in tries[degrees]))
+        if tries[best]:
+            found = _standing(*_turned(grey, best, np.eye(3))) or tries[best]
+    return _ordered(found)
 
-    for doublings in (0, 1):
-        found = search(picture, doublings, UPRIGHT_SCORE, enlarge)
-        if found:
-            return _ordered(found)
-    for turns in TURNS:
-        tries = [_search_turned(picture, degrees, enlarge) for degrees in turns]
-        best = max(tries, key=lambda found: sum(detection.score for detection in found))
-        if best:
-            return _ordered(best)
-    return []
+
+def _standing(picture: Pixels, frame: Matrix) -> list[Detection]:
+    """The faces of a grey (H, W) uint8 picture that stand upright or lean; frame: picture -> photo."""
+    found: list[Detection] = []
+    times = np.sqrt(SEARCH_PIXELS / picture.size)
+    if times >= 1.0:
+        found = checked_search(picture, frame)
+    if times < 1.0 or times >= LEAST_ENLARGED:
+        found = _merged(found, checked_search(*_resized(picture, frame, SEARCH_PIXELS)))
+    small, small_frame = _resized(picture, frame, TURNED_PIXELS)
+    leaning = [face for degrees in LEANING for face in checked_search(*_turned(small, degrees, small_frame))]
+    leaning.sort(key=lambda face: -face.score)
+    surer = [face for face in leaning if all(face.score > o.score + LEANING_GAIN for o in found if _overlap(face, o))]
+    return _merged(_merged([], surer), found)
+
+
+def _merged(kept: Sequence[Detection], more: Sequence[Detection]) -> list[Detection]:
+    """One detection for each face: `kept`, and of `more` in its order what overlaps nothing taken before."""
+    faces = list(kept)
+    for detection in more:
+        if not any(_overlap(detection, face) for face in faces):
+            faces.append(detection)
+    return faces
+
+
+def _overlap(one: Detection, other: Detection) -> bool:
+    return _distance(one, other) < 0.5 * max(one.side, other.side)
+
+
+def checked_search(picture: Pixels, frame: Matrix) -> list[Detection]:
+    """The detector's boxes in a grey picture, surest first, without those that are no face on a second look."""
+    found = search(picture, DOUBTFUL_SCORE, frame)
+    doubtful = [face for face in found if face.score < SURE_SCORE][:MOST_DOUBTFUL]
+    seen = [face for face in doubtful if (face.score + _second_look(picture, face)) / 2.0 >= MEAN_SCORE]
+    return [face for face in found if face.score >= SURE_SCORE] + seen
+
+
+def _second_look(picture: Pixels, face: Detection) -> float:
+    """The detector's mean score at the place of a face it found in a grey picture, over LOOKS."""
+    left, top, right, bottom = face.box
+    scores = []
+    for side, degrees, mirrored in LOOKS:
+        half = 0.85 * side
+        to_look = cv2.getRotationMatrix2D((0.0, 0.0), degrees, side / max(right - left, 1.0))
+        to_look[:, 2] = half - to_look[:, :2] @ np.array([left + right, top + bottom]) / 2.0
+        look = cv2.warpAffine(picture, to_look, (round(2 * half),) * 2, borderMode=cv2.BORDER_REPLICATE)
+        view = np.ascontiguousarray(look[:, ::-1] if mirrored else look, np.uint8)
+        again = Detection((half - side / 2.0, half - side / 2.0, half + side / 2.0, half + side / 2.0), 0.0, np.eye(3))
+        here = [found.score for found in search(view, -1.0, np.eye(3)) if _overlap(found, again)]
+        scores.append(max(here, default=-1.0))
+    return float(np.mean(scores))
 
 
 def _ordered(detections: Sequence[Detection]) -> list[Detection]:
@@ -310,22 +377,35 @@ def _same_face(one: Detection, other: Detection) -> bool:
     return _distance(one, other) < 0.5 * large and large < 2.0 * small
 
 
-def search(picture: Pixels, doublings: int, least_score: float, frame: Matrix) -> list[Detection]:
-    """The detector's boxes in one picture, (H, W, 3) or grey (H, W) uint8, doubled in size so many times;
-    frame: picture -> photo, passed on. Scores below least_score are left out."""
+def search(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
+    """The detector's boxes in one picture, (H, W, 3) or grey (H, W) uint8, from least_score on, surest first;
+    frame: picture -> photo, passed on."""
     # dlib's detector keeps scratch memory inside: two threads in one object crash.
     if not hasattr(_threads, "detector"):
         _threads.detector = dlib.get_frontal_face_detector()
-    boxes, scores, _ = _threads.detector.run(picture, doublings, least_score)
-    return [
+    boxes, scores, _ = _threads.detector.run(picture, 0, least_score)
+    found = [
         Detection((float(box.left()), float(box.top()), float(box.right()), float(box.bottom())), float(score), frame)
         for box, score in zip(boxes, scores, strict=True)
     ]
+    return sorted(found, key=lambda face: -face.score)
 
 
-def _search_turned(picture: Pixels, degrees: int, frame: Matrix) -> list[Detection]:
-    """The detector's boxes in the picture turned about its middle by degrees; frame: picture -> photo."""
-    height, width = picture.shape[:2]
+def _resized(picture: Pixels, frame: Matrix, count: int) -> tuple[Pixels, Matrix]:
+    """A grey picture with about `count` pixels, at most MOST_ENLARGED times as wide, and its frame -> photo."""
+    height, width = picture.shape
+    times = min(MOST_ENLARGED, float(np.sqrt(count / (width * height))))
+    size = (max(1, round(width * times)), max(1, round(height * times)))
+    how = cv2.INTER_AREA if times < 1.0 else cv2.INTER_CUBIC
+    copy = np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
+    back = np.diag([width / size[0], height / size[1], 1.0])
+    back[:2, 2] = back[0, 0] / 2.0 - 0.5, back[1, 1] / 2.0 - 0.5
+    return copy, frame @ back
+
+
+def _turned(picture: Pixels, degrees: int, frame: Matrix) -> tuple[Pixels, Matrix]:
+    """A grey picture turned about its middle, and its frame -> photo."""
+    height, width = picture.shape
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     wide = round(abs(width * cosine) + abs(height * sine))
     high = round(abs(width * sine) + abs(height * cosine))
@@ -334,7 +414,7 @@ def _search_turned(picture: Pixels, degrees: int, frame: Matrix) -> list[Detecti
     turn[:2, 2] = np.array([(width - 1) / 2.0, (height - 1) / 2.0]) - turn[:2, :2] @ middle
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     turned = cv2.warpAffine(picture, turn[:2], (wide, high), flags=flags, borderMode=cv2.BORDER_CONSTANT)
-    return search(np.asarray(turned, np.uint8), 0, TURNED_SCORE, frame @ turn)
+    return np.asarray(turned, np.uint8), frame @ turn
 
 
 def find_faces(pixels: Pixels, landmarks: Landmarks, size: int) -> list[Face]:

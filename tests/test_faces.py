@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from oldphoto.faces import (
     Matrix,
     Pixels,
     Points,
+    checked_search,
     crop_matrix,
     cut_out,
     detect_faces,
@@ -31,6 +33,7 @@ from oldphoto.faces import (
     find_faces,
     five_of_68,
     joined,
+    search,
     similarity,
     transform,
 )
@@ -187,8 +190,45 @@ def test_small_faces_are_found_enlarged(boy: Pixels) -> None:
     small = resized(boy, 0.5, cv2.INTER_AREA)
     (upright,) = detect_faces(boy)
     (found,) = detect_faces(small)
-    assert found.box[2] - found.box[0] < 50
-    assert np.abs(np.array(found.box) / 0.5 - upright.box).max() < 12
+    assert found.side < 50
+    assert np.abs(np.array(found.bounds) / 0.5 - upright.bounds).max() < 0.2 * upright.side
+
+
+def test_small_faces_beside_large_ones_are_found(boy: Pixels) -> None:
+    small = np.full((512, 128, 3), 128, np.uint8)
+    small[192:320] = resized(boy, 0.5, cv2.INTER_AREA)
+    photo = np.hstack([resized(boy, 2.0, cv2.INTER_CUBIC), small])
+    large, little = detect_faces(photo)
+    assert large.side > 3 * little.side
+    assert little.bounds[0] > 512
+
+
+@pytest.mark.parametrize("shape", [(3000, 4000), (6000, 8000)])
+def test_the_search_has_a_bound(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = []
+
+    def count(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
+        looked_at.append(picture.shape[0] * picture.shape[1])
+        return []
+
+    monkeypatch.setattr("oldphoto.faces.search", count)
+    detect_faces(np.zeros((*shape, 3), np.uint8))
+    # Upright, twice leaning (a turned copy is larger by its corners), and the three ways to lie.
+    assert len(looked_at) == 6
+    assert sum(looked_at) < 15e6
+
+
+def test_a_doubtful_face_is_looked_at_again(boy: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = np.asarray(cv2.cvtColor(boy, cv2.COLOR_RGB2GRAY), np.uint8)
+    (face,) = search(grey, 0.0, np.eye(3))
+    cloth = replace(face, box=(10.0, 170.0, 95.0, 255.0))
+
+    def doubtful(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
+        found = [replace(face, score=0.1), replace(cloth, score=0.1)]
+        return found if picture is grey else search(picture, least_score, frame)
+
+    monkeypatch.setattr("oldphoto.faces.search", doubtful)
+    assert [found.box for found in checked_search(grey, np.eye(3))] == [face.box]
 
 
 def test_a_large_scan_is_searched_in_a_reduced_copy(boy: Pixels, landmarks: Landmarks) -> None:
@@ -216,7 +256,7 @@ def test_photos_on_their_side_or_head(quarters: int, boy: Pixels, landmarks: Lan
     assert np.abs(face.before.astype(int) - upright.before).mean() < 12
 
 
-@pytest.mark.parametrize("degrees", [-38, 38])
+@pytest.mark.parametrize("degrees", [-45, 22, 38])
 def test_tilted_faces(degrees: int, boy: Pixels, landmarks: Landmarks) -> None:
     (upright,) = find_faces(boy, landmarks, 256)
     height, width = boy.shape[:2]
@@ -296,6 +336,20 @@ def test_drawn_faces_carry_a_frame_and_leave_the_photo_alone() -> None:
 
 
 # Landmarks.
+
+
+def test_a_leaning_face_in_an_upright_box_is_seen_upright_the_second_time(boy: Pixels, landmarks: Landmarks) -> None:
+    (upright,) = detect_faces(boy)
+    expected = landmarks.find(boy, upright)
+    lean = np.radians(28.0)
+    middle = np.array([128.0, 128.0])
+    turn = np.eye(3)
+    turn[:2, :2] = [[np.cos(lean), -np.sin(lean)], [np.sin(lean), np.cos(lean)]]
+    turn[:2, 2] = middle - turn[:2, :2] @ middle
+    leaning = np.asarray(cv2.warpAffine(boy, turn[:2], (256, 256), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    x, y = transform(turn, np.array([[128.0, 117.0]]))[0]  # the middle of the face's box
+    found = landmarks.find(leaning, square(x, y, upright.side))
+    assert np.abs(found - transform(turn, expected)).max() < 0.12 * eye_distance(expected)
 
 
 def test_the_packaged_model_agrees_with_the_reference_points(

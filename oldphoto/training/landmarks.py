@@ -212,7 +212,7 @@ def box_for(picture: Pixels, points: Points) -> tuple[float, float, float]:
     height = float(np.hypot(*(mouth - eyes)))
     size = max(float(np.hypot(*(points[1] - points[0]))), height / 1.12)  # a head turned away keeps its height
     usual = eyes + BOX_DOWN * (mouth - eyes)
-    for detection in search(picture, 0, -0.2, np.eye(3)):
+    for detection in search(picture, -0.2, np.eye(3)):
         left, top, right, bottom = detection.box
         middle = np.array([left + right, top + bottom]) / 2.0
         if np.hypot(*(middle - usual)) < 0.6 * size:
@@ -232,7 +232,7 @@ def label_portraits(data_dir: Path, landmarks: Landmarks, known: Collection[str]
             continue
         picture = read_grey(path)
         views = [picture, np.ascontiguousarray(picture[:, ::-1])]
-        seen = [search(view, 0, 0.2, np.eye(3)) for view in views]
+        seen = [search(view, 0.2, np.eye(3)) for view in views]
         if [len(detections) for detections in seen] != [1, 1]:
             continue
         plain, mirrored = (
