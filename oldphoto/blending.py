@@ -34,6 +34,7 @@ class BlendConfig:
     change_only: add what the enhancement changed, shared where faces overlap, so that detail and grain finer than the
         crop and all bits of a 16-bit photo stay; else replace the photo's pixels, a later face covering an earlier one.
     antialias: average crops that are finer than the photo before they are sampled.
+    grain: where the enhancement took grain away that the surroundings have, put as much back.
     """
 
     feather: float = 0.1
@@ -41,9 +42,14 @@ class BlendConfig:
     match_outside: bool = False
     change_only: bool = True
     antialias: bool = True
+    grain: bool = True
 
 
-REFERENCE = BlendConfig(feather_pixels=12, match_outside=True, change_only=False, antialias=False)
+REFERENCE = BlendConfig(feather_pixels=12, match_outside=True, change_only=False, antialias=False, grain=False)
+
+# Grain is measured around the face to this share of its side, and put back only where this share of it is missing.
+SURROUNDINGS = 0.25
+LEAST_MISSING = 0.1
 
 
 def blend(pixels: PhotoPixels, faces: Sequence[Face], config: BlendConfig | None = None) -> PhotoPixels:
@@ -74,7 +80,53 @@ def blend(pixels: PhotoPixels, faces: Sequence[Face], config: BlendConfig | None
             old = result[row:last, left:right].astype(np.float32)
             new = old + weight * warped if config.change_only else weight * warped + (1.0 - weight) * old
             result[row:last, left:right] = np.clip(np.rint(new), 0.0, full).astype(pixels.dtype)
+        if config.grain:
+            missing = missing_grain(pixels, result, region, masks[number][1])
+            if missing > 0.0:
+                _add_grain(result, region, mask, missing)
     return result
+
+
+def grain_of(pixels: PhotoPixels, seen: npt.NDArray[np.bool_] | None = None) -> float:
+    """The deviation of the finest detail, a robust measure of grain, in the photo's own levels.
+
+    pixels: (H, W, 3). seen: (H, W), where to look; 2 x 2 blocks count where all four pixels are seen.
+    """
+    height, width = (side - side % 2 for side in pixels.shape[:2])
+    grey = pixels[:height, :width].astype(np.float32).mean(axis=2)
+    # The diagonal detail of the Haar wavelet: nothing smooth and no straight edge is in it (Donoho, 1994).
+    detail = (grey[::2, ::2] - grey[::2, 1::2] - grey[1::2, ::2] + grey[1::2, 1::2]) / 2.0
+    if seen is not None:
+        seen = seen[:height, :width]
+        detail = detail[seen[::2, ::2] & seen[::2, 1::2] & seen[1::2, ::2] & seen[1::2, 1::2]]
+    return float(np.median(np.abs(detail))) / 0.6745 if detail.size else 0.0
+
+
+def missing_grain(before: PhotoPixels, after: PhotoPixels, region: Region, mask: Floats) -> float:
+    """The deviation of the grain that a blended face lacks, in the photo's levels; 0 where it lacks none.
+
+    It is to have the grain of its surroundings, but never more than it had itself: leaves and cloth look like grain.
+    """
+    left, top, right, bottom = region
+    height, width = before.shape[:2]
+    reach = round(SURROUNDINGS * max(right - left, bottom - top))
+    low_x, low_y, high_x, high_y = left - reach, top - reach, right + reach, bottom + reach
+    low_x, low_y, high_x, high_y = max(0, low_x), max(0, low_y), min(width, high_x), min(height, high_y)
+    outside = np.ones((high_y - low_y, high_x - low_x), np.bool_)
+    outside[top - low_y : bottom - low_y, left - low_x : right - low_x] = mask <= 0.0
+    inside = mask > 0.5
+    here = (slice(top, bottom), slice(left, right))
+    wanted = min(grain_of(before[low_y:high_y, low_x:high_x], outside), grain_of(before[here], inside))
+    has = grain_of(after[here], inside)
+    return float(np.sqrt(wanted**2 - has**2)) if has < (1.0 - LEAST_MISSING) * wanted else 0.0
+
+
+def _add_grain(result: PhotoPixels, region: Region, mask: Floats, deviation: float) -> None:
+    """Normally distributed grain, alike in all channels, on one face; the same face gets the same."""
+    left, top, right, bottom = region
+    noise = np.random.default_rng(region).standard_normal(mask.shape, np.float32) * mask * np.float32(deviation)
+    new = result[top:bottom, left:right].astype(np.float32) + noise[..., None]
+    result[top:bottom, left:right] = np.clip(np.rint(new), 0.0, np.iinfo(result.dtype).max).astype(result.dtype)
 
 
 def _total(region: Region, mask: Floats, others: Sequence[tuple[Region, Floats]]) -> Floats:

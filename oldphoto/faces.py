@@ -51,8 +51,6 @@ DOUBTFUL_SCORE = -0.25
 MEAN_SCORE = -0.1  # of the detector's score and the looks' mean
 MOST_DOUBTFUL = 6
 LOOKS = ((84, 0, True), (112, 12, False), (112, -12, True), (128, 0, True))
-# By how much surer the detector must be of a face in a turned copy than of the same face upright.
-LEANING_GAIN = 0.5
 
 # Landmarks are read from a copy of the face in which the detector's box has this side, so that the model always sees
 # the same scale, and averaged over boxes moved a little: the model answers in whole pixels, their mean is finer.
@@ -306,9 +304,10 @@ def _standing(picture: Pixels, frame: Matrix) -> list[Detection]:
         found = _merged(found, checked_search(*_resized(picture, frame, SEARCH_PIXELS)))
     small, small_frame = _resized(picture, frame, TURNED_PIXELS)
     leaning = [face for degrees in LEANING for face in checked_search(*_turned(small, degrees, small_frame))]
-    leaning.sort(key=lambda face: -face.score)
-    surer = [face for face in leaning if all(face.score > o.score + LEANING_GAIN for o in found if _overlap(face, o))]
-    return _merged(_merged([], surer), found)
+    # The detector scores an upright face high in turned copies too: only a doubtful one gives way to a leaning one.
+    sure = [face for face in found if face.score >= SURE_SCORE]
+    unsure = [face for face in found if face.score < SURE_SCORE]
+    return _merged(sure, sorted(unsure + leaning, key=lambda face: -face.score))
 
 
 def _merged(kept: Sequence[Detection], more: Sequence[Detection]) -> list[Detection]:

@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from oldphoto.blending import REFERENCE, BlendConfig, blend, level_table, match_colours, soft_mask, warp_back
+from oldphoto.blending import (
+    REFERENCE,
+    BlendConfig,
+    blend,
+    grain_of,
+    level_table,
+    match_colours,
+    missing_grain,
+    soft_mask,
+    warp_back,
+)
 from oldphoto.faces import Face, Matrix, Pixels, crop_matrix, cut_out
 
 # Eyes, nose tip, mouth corners of a face with the eyes 40 pixels apart, about its nose.
@@ -208,7 +218,92 @@ def test_detail_finer_than_the_crop_is_kept() -> None:
         return float(np.abs(np.diff(pixels[middle].astype(int), axis=1)).mean())
 
     assert roughness(blend(photo, [face])) > 0.9 * roughness(photo)
-    assert roughness(blend(photo, [face], BlendConfig(change_only=False))) < 0.85 * roughness(photo)
+    assert roughness(blend(photo, [face], BlendConfig(change_only=False, grain=False))) < 0.85 * roughness(photo)
+
+
+def test_grain_that_the_enhancement_took_away_comes_back() -> None:
+    random = np.random.default_rng(7)
+    smooth = cv2.GaussianBlur(photo_of(400, 400, 7).astype(np.float32), (0, 0), 4)
+    photo = np.clip(np.rint(smooth + random.normal(0, 5, (400, 400, 1))), 0, 255).astype(np.uint8)
+    face = face_in(photo, matrix_at(200, 200))
+    denoised = replace(face, after=cut_out(np.rint(smooth).astype(np.uint8), face.matrix, 256).astype(np.float32))
+    middle, outside = (slice(150, 250), slice(150, 250)), (slice(0, 60), slice(0, 400))
+
+    def grain(pixels: npt.NDArray[Any], where: tuple[slice, slice]) -> float:
+        # By an independent measure: what a fine blur takes away.
+        grey = pixels[where].astype(np.float32).mean(axis=2)
+        return float((grey - cv2.GaussianBlur(grey, (0, 0), 1.0)).std())
+
+    kept, lost = blend(photo, [denoised]), blend(photo, [denoised], BlendConfig(grain=False))
+    assert grain(lost, middle) < 0.8 * grain(photo, outside)
+    assert grain(kept, middle) == pytest.approx(grain(photo, outside), rel=0.12)
+    assert np.array_equal(kept, blend(photo, [denoised]))
+
+
+@pytest.mark.parametrize("deviation", [2.0, 6.0, 15.0])
+def test_grain_is_the_noise_that_was_put_in(deviation: float) -> None:
+    random = np.random.default_rng(8)
+    slope = np.linspace(70, 180, 300)[None, :, None] + np.where(np.arange(300) < 150, 0, 10)[:, None, None]
+    photo = np.repeat(np.rint(slope + random.normal(0, deviation, (300, 300, 1))), 3, axis=2).astype(np.uint8)
+    # The levels are whole numbers, so that the median comes in steps.
+    assert grain_of(photo) == pytest.approx(deviation, rel=0.05, abs=0.4)
+    assert grain_of(photo.astype(np.uint16) * 257) == pytest.approx(257 * deviation, rel=0.05, abs=100)
+
+
+def test_smooth_surroundings_and_smooth_faces_get_no_grain() -> None:
+    grainy, smooth = photo_of(300, 300), np.asarray(cv2.GaussianBlur(photo_of(300, 300), (0, 0), 4), np.uint8)
+    region, mask = soft_mask(face_in(grainy, matrix_at(150, 150)), 300, 300, BlendConfig())
+    left, top, right, bottom = region
+    grainy_face, grainy_ring = smooth.copy(), grainy.copy()
+    grainy_face[top:bottom, left:right][mask > 0] = grainy[top:bottom, left:right][mask > 0]
+    grainy_ring[top:bottom, left:right][mask > 0] = smooth[top:bottom, left:right][mask > 0]
+    assert missing_grain(grainy, smooth, region, mask) > 1.0
+    assert missing_grain(grainy_face, smooth, region, mask) < 0.7
+    assert missing_grain(grainy_ring, smooth, region, mask) < 0.7
+
+
+class Counted(np.ndarray):
+    """Pixels that count how many of them are looked at or written."""
+
+    touched = 0
+
+    def __getitem__(self, where: Any) -> Any:
+        part = super().__getitem__(where)
+        Counted.touched += np.size(part)
+        return np.asarray(part)
+
+    def __setitem__(self, where: Any, value: Any) -> None:
+        Counted.touched += np.size(super().__getitem__(where))
+        super().__setitem__(where, value)
+
+
+def test_the_cost_of_a_face_does_not_grow_with_the_photo() -> None:
+    counts = []
+    for side in (400, 2000):
+        photo = photo_of(side, side)
+        face = face_in(photo, matrix_at(200, 200, 0.7), 30)
+        Counted.touched = 0
+        cut_out(photo.view(Counted), face.matrix, 256)
+        blend(photo.view(Counted), [face])
+        counts.append(Counted.touched)
+    assert counts[0] == counts[1]
+    assert 0 < counts[0] < 20 * 256 * 256 * 3
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_face_of_other_brightness_leaves_no_step(depth: type) -> None:
+    photo = photo_of(700, 700, 9)
+    face = face_in(photo, matrix_at(350, 350, 2.0))
+    assert face.after is not None
+    # Brighter on one side, darker on the other: matching the levels cannot undo this.
+    ramp = np.linspace(-25, 25, 256, dtype=np.float32)[None, :, None]
+    deep: npt.NDArray[Any] = photo.astype(depth) * np.array(np.iinfo(depth).max // 255, depth)
+    changed = blend(deep, [replace(face, after=np.clip(face.after + ramp, 0, 255))]) / (np.iinfo(depth).max / 255)
+    (left, top, right, bottom), mask = soft_mask(face, 700, 700, BlendConfig())
+    outer = (mask > 0.0) & (cv2.erode((mask > 0.0).astype(np.uint8), np.ones((5, 5), np.uint8)) == 0)
+    step = np.abs(changed - photo)[top:bottom, left:right][outer]
+    assert step.mean() <= 1.0
+    assert np.abs(changed - photo)[top:bottom, left:right][mask > 0.9].mean() > 5
 
 
 def test_faces_outside_the_photo_or_not_enhanced_change_nothing() -> None:
