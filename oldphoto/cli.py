@@ -57,6 +57,13 @@ if TYPE_CHECKING:
     from oldphoto.weights import Model as ModelName
 
 
+class Nets(StrEnum):
+    """Which architecture is trained."""
+
+    COMPACT = "compact"
+    PUBLISHED = "published"
+
+
 class Model(StrEnum):
     """Which weights: published where they can be had else compact, or one of them strictly."""
 
@@ -1103,11 +1110,15 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="old-vae, clean-vae, mapping, finetune, scratch-unet, face-generator or landmarks; in this order."
+            help="old-vae, clean-vae, mapping, finetune, scratch-unet, landmarks, face-generator; in this order. The "
+            "published ones have no finetune, but mapping-scratch, mapping-patch-attention, face-generator-256, -512."
         ),
     ],
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of weights, checkpoints and logs.")],
+    nets: Annotated[
+        Nets, typer.Option(help="The compact networks, or the published architecture at full width.")
+    ] = Nets.COMPACT,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Crops a step.")] = None,
@@ -1115,7 +1126,7 @@ def train(
     rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and samples.")] = None,
 ) -> None:
-    """Train one network of the compact set, going on from its last checkpoint; run it again after an interruption."""
+    """Run one stage of training, going on from its last checkpoint; run it again after an interruption."""
     console = stderr()
     if stage == "landmarks":
         if not (steps is batch is size is rate is seed is None) or device != "cpu":
@@ -1147,7 +1158,17 @@ def train(
                 console.print(Text(f"{stage} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
 
         files = run(
-            stage, data, output, device=device, report=report, steps=steps, batch=batch, size=size, rate=rate, seed=seed
+            stage,
+            data,
+            output,
+            nets=nets.value,
+            device=device,
+            report=report,
+            steps=steps,
+            batch=batch,
+            size=size,
+            rate=rate,
+            seed=seed,
         )
     for file in files:
         typer.echo(str(file))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from oldphoto import cli
 from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError, WeightsCorruptError
-from oldphoto.loading import load_compact
+from oldphoto.loading import PUBLISHED, load_compact
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.vae import VaeConfig
@@ -216,6 +216,31 @@ def test_all_stages_train_in_order_and_their_weights_load(data: Path, tmp_path: 
     (events,) = (out / "finetune.tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents")
     assert b"psnr_undamaged" in events.read_bytes()
+
+
+def test_the_published_architecture_trains_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = VaeConfig(width=4, latent_channels=4, blocks=1)
+    mapping = MappingConfig(latent_channels=4, channels=(6,), blocks=2)
+    small = {
+        "old_vae": vae,
+        "clean_vae": vae,
+        "mapping": mapping,
+        "mapping_scratch": replace(mapping, context="non_local", context_blocks=1),
+        "mapping_patch_attention": replace(mapping, context="patches"),
+    }
+    for name, config in small.items():
+        assert type(PUBLISHED[name]) is type(config)
+        monkeypatch.setitem(PUBLISHED, name, config)
+    for stage, file in (
+        *(("old-vae", "old_vae"), ("clean-vae", "clean_vae"), ("mapping", "mapping")),
+        *(("mapping-scratch", "mapping_scratch"), ("mapping-patch-attention", "mapping_patch_attention")),
+    ):
+        (path,) = train(stage, data, tmp_path, nets="published", steps=2, batch=2, size=64)
+        assert path.name == f"{file}.safetensors"
+        net = load_compact(path)
+        assert net.config == small[file]
+    with pytest.raises(UsageError, match="finetune"):
+        train("finetune", data, tmp_path, nets="published")
 
 
 @pytest.mark.usefixtures("tiny")

@@ -1,7 +1,8 @@
 """What each training stage optimises: its networks, its samples, its losses, its validation.
 
-Stage one of the paper: `old-vae`, `clean-vae`. Stage two: `mapping`, with both VAEs frozen. A third of ours:
-`finetune`, encoder, mapping and decoder end to end. Beside them `scratch-unet` and `face-generator`.
+Stage one of the paper: `old-vae`, `clean-vae`. Stage two: `mapping`, with both VAEs frozen; the published architecture
+has one for photos without damage, one with and one for large photos. A third stage of ours, for the compact networks
+alone: `finetune`, encoder, mapping and decoder end to end. Beside them `scratch-unet` and `face-generator`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from oldphoto.errors import NoInputError, UsageError
 from oldphoto.faces import Landmarks, find_faces
-from oldphoto.loading import Config, build, load_compact
+from oldphoto.loading import PUBLISHED, Config, build, load_compact
 from oldphoto.models.blocks import ResidualBlock
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
@@ -124,10 +126,14 @@ def _maybe_grey(photo: Image, rng: Generator) -> Image:
 
 
 class _Translation(Stage):
-    """What the stages around translation share: samples of degraded, damaged photos with masks."""
+    """What the stages around translation share: samples of degraded photos, most of them damaged, with masks.
 
-    def __init__(self, folders: Folders, recipe: Recipe) -> None:
+    damaged: share of the samples that carry damage.
+    """
+
+    def __init__(self, folders: Folders, recipe: Recipe, damaged: float = 0.6) -> None:
         self.recipe = recipe
+        self.damaged = damaged
         self.photos = Photos(folders.clean)
         self.overlays = overlays(folders.damage)
         self.judges: dict[str, nn.Module] = {}
@@ -141,7 +147,7 @@ class _Translation(Stage):
         clean = _maybe_grey(self.photos.crop(side, rng), rng)
         old = degrade.wider_mixture(clean, rng)
         mask = np.zeros((side, side), np.bool_)
-        if rng.random() < 0.6:
+        if rng.random() < self.damaged:
             harm = degrade.damage((side, side), self.overlays, rng)
             old = degrade.covered(old, harm, rng)
             mask = told(harm.mask, rng)
@@ -150,7 +156,7 @@ class _Translation(Stage):
         ):
             old = degrade.grey(old) if rng.random() < 0.7 else old
         trusted = rng.random() < 0.4
-        if not trusted:
+        if not trusted and self.damaged:
             mask = mistaken(mask, old, self.overlays, rng)
         return {
             "clean": planes(clean),
@@ -198,14 +204,13 @@ def mistaken(
 class VaeStage(_Translation):
     """Stage one: a VAE of one domain; the old one also learns to make real and synthetic latents alike."""
 
-    def __init__(self, folders: Folders, _compact: Path, recipe: Recipe, *, old: bool) -> None:
+    def __init__(self, folders: Folders, recipe: Recipe, config: Config, *, old: bool) -> None:
         super().__init__(folders, recipe)
         self.old = old
         self.real = Photos(folders.old, short_side=900) if old else None
-        file = "old_vae" if old else "clean_vae"
-        net = fresh(COMPACT[file])
+        net = fresh(config)
         assert isinstance(net, Vae)
-        self.nets = {file: net}
+        self.nets = {"old_vae" if old else "clean_vae": net}
         self.vae = net
         self.judges = {"picture": PatchDiscriminator(3, 24, 2)}
         if old:
@@ -257,23 +262,21 @@ class VaeStage(_Translation):
 class MappingStage(_Translation):
     """Stage two: the mapping between the latents of two frozen VAEs."""
 
-    def __init__(self, folders: Folders, compact: Path, recipe: Recipe) -> None:
-        super().__init__(folders, recipe)
-        self.old_vae, self.clean_vae = _vae(compact / "old_vae.safetensors"), _vae(compact / "clean_vae.safetensors")
-        net = fresh(COMPACT["mapping"])
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, file: str, config: Config) -> None:
+        # A mapping without attention is for photos without damage.
+        damaged = 0.6 if isinstance(config, MappingConfig) and config.context != "none" else 0.0
+        super().__init__(folders, recipe, damaged)
+        self.old_vae, self.clean_vae = _vae(earlier / "old_vae.safetensors"), _vae(earlier / "clean_vae.safetensors")
+        net = fresh(config)
         assert isinstance(net, Mapping)
-        self.mapping = net
-        self.nets = {"mapping": net}
+        self.nets = {file: net}
         self.judges = {"picture": PatchDiscriminator(3, 24, 2)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Latent L1 (60), feature matching (10) and LSGAN on the decoded picture, as published."""
-        self._move(batch["clean"].device)
+        mapped, made = self._translated(self.nets, batch)
         with torch.no_grad():
-            latent = self.old_vae.encode(batch["old"], batch["mask"])
             wanted = self.clean_vae.encode(batch["clean"])
-        mapped = self.mapping(latent, batch["mask"])
-        made = self.clean_vae.decode(mapped)
         judge = self.judges["picture"]
         real, fake = judge(batch["clean"]), judge(made)
         mine = {
@@ -286,30 +289,33 @@ class MappingStage(_Translation):
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
         """PSNR of the decoded picture, and of the degraded input beside it."""
-        mapping = nets["mapping"]
-        assert isinstance(mapping, Mapping)
-        device = next(mapping.parameters()).device
-        self._move(device)
-        batch = {k: v.to(device) for k, v in self.fixed().items()}
-        made = self.clean_vae.decode(mapping(self.old_vae.encode(batch["old"], batch["mask"]), batch["mask"]))
+        (mapping,) = nets.values()
+        batch = {k: v.to(next(mapping.parameters()).device) for k, v in self.fixed().items()}
+        _, made = self._translated(nets, batch)
         return {"psnr": _psnr(made, batch["clean"]), "psnr_input": _psnr(batch["old"], batch["clean"])}
 
-    def _move(self, device: torch.device) -> None:
+    def _translated(self, nets: dict[str, nn.Module], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mapped latents, and the picture painted from them."""
         for vae in (self.old_vae, self.clean_vae):
-            vae.to(device)
+            vae.to(batch["old"].device)
+        (mapping,) = nets.values()
+        assert isinstance(mapping, Mapping)
+        trio = TranslationNets(self.old_vae, mapping, self.clean_vae)
+        _, mapped = translate_latents(batch["old"], batch["mask"] if self.damaged else None, trio)
+        return mapped, self.clean_vae.decode(mapped)
 
 
 class FinetuneStage(_Translation):
     """Stage three, ours: encoder, mapping and decoder end to end, the decoder refining the photo."""
 
-    def __init__(self, folders: Folders, compact: Path, recipe: Recipe) -> None:
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe) -> None:
         super().__init__(folders, recipe)
-        loaded = load_compact(compact / "mapping.safetensors")
+        loaded = load_compact(earlier / "mapping.safetensors")
         assert isinstance(loaded, Mapping)
         self.nets = {
-            "old_vae": _vae(compact / "old_vae.safetensors"),
+            "old_vae": _vae(earlier / "old_vae.safetensors"),
             "mapping": loaded,
-            "clean_vae": _vae(compact / "clean_vae.safetensors"),
+            "clean_vae": _vae(earlier / "clean_vae.safetensors"),
         }
 
     @staticmethod
@@ -358,11 +364,11 @@ class FinetuneStage(_Translation):
 class ScratchStage(Stage):
     """The scratch detector, on synthetic damage over degraded photos."""
 
-    def __init__(self, folders: Folders, _compact: Path, recipe: Recipe) -> None:
+    def __init__(self, folders: Folders, recipe: Recipe, config: Config) -> None:
         self.recipe = recipe
         self.photos = Photos(folders.clean)
         self.overlays = overlays(folders.damage)
-        self.nets = {"scratch_unet": fresh(COMPACT["scratch_unet"])}
+        self.nets = {"scratch_unet": fresh(config)}
         self.judges: dict[str, nn.Module] = {}
 
     def draw(self, rng: Generator) -> Sample:
@@ -405,13 +411,14 @@ class ScratchStage(Stage):
 class FaceStage(Stage):
     """The face generator, on aligned clean faces and degraded copies of them."""
 
-    def __init__(self, folders: Folders, compact: Path, recipe: Recipe) -> None:
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, file: str, config: Config) -> None:
         self.recipe = recipe
-        self.faces = aligned_faces(folders.faces, Landmarks(compact / "landmarks_5.dat"), recipe.size)
-        net = fresh(COMPACT["face_generator"])
+        self.faces = aligned_faces(folders.faces, Landmarks(earlier / "landmarks_5.dat"), recipe.size)
+        net = fresh(config)
         assert isinstance(net, FaceGenerator)
-        _silence(net.last)
-        self.nets = {"face_generator": net}
+        if net.config.residual:
+            _silence(net.last)
+        self.file, self.nets = file, {file: net}
         self.judges: dict[str, nn.Module] = {"picture": PatchDiscriminator(3, 24, 3)}
 
     def draw(self, rng: Generator) -> Sample:
@@ -433,7 +440,7 @@ class FaceStage(Stage):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1, edges, feature matching and LSGAN."""
-        made = self.nets["face_generator"](batch["old"])
+        made = self.nets[self.file](batch["old"])
         judge = self.judges["picture"]
         real, fake = judge(batch["clean"]), judge(made)
         mine = {
@@ -447,7 +454,7 @@ class FaceStage(Stage):
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
         """PSNR of the enhanced and of the degraded face."""
-        net = nets["face_generator"]
+        net = nets[self.file]
         device = next(net.parameters()).device
         samples = [self.draw(np.random.default_rng([7, self.recipe.seed, i])) for i in range(12)]
         old, clean = (torch.from_numpy(np.stack([s[k] for s in samples])).to(device) for k in ("old", "clean"))
@@ -503,11 +510,66 @@ def _vae(path: Path) -> Vae:
     return net
 
 
-STAGES: dict[str, tuple[Callable[[Folders, Path, Recipe], Stage], Recipe]] = {
-    "old-vae": (lambda f, c, r: VaeStage(f, c, r, old=True), Recipe(steps=500, batch=4, size=128, rate=6e-4)),
-    "clean-vae": (lambda f, c, r: VaeStage(f, c, r, old=False), Recipe(steps=450, batch=8, size=128, rate=6e-4)),
-    "mapping": (MappingStage, Recipe(steps=260, batch=8, size=128, rate=6e-4)),
-    "finetune": (FinetuneStage, Recipe(steps=4400, batch=4, size=128, rate=5e-4)),
-    "scratch-unet": (ScratchStage, Recipe(steps=2500, batch=5, size=192, rate=1e-3)),
-    "face-generator": (FaceStage, Recipe(steps=500, batch=4, size=256, rate=6e-4)),
+Build = Callable[[Folders, Path, Recipe], Stage]
+Architecture = Literal["compact", "published"]
+# The stages by name, in order. Configs are looked up when a stage is built, so that tests can put smaller ones there.
+STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
+    "compact": {
+        "old-vae": (
+            lambda f, _, r: VaeStage(f, r, COMPACT["old_vae"], old=True),
+            Recipe(steps=500, batch=4, size=128, rate=6e-4),
+        ),
+        "clean-vae": (
+            lambda f, _, r: VaeStage(f, r, COMPACT["clean_vae"], old=False),
+            Recipe(steps=450, batch=8, size=128, rate=6e-4),
+        ),
+        "mapping": (
+            lambda f, e, r: MappingStage(f, e, r, "mapping", COMPACT["mapping"]),
+            Recipe(steps=260, batch=8, size=128, rate=6e-4),
+        ),
+        "finetune": (FinetuneStage, Recipe(steps=7500, batch=4, size=128, rate=4e-4)),
+        "scratch-unet": (
+            lambda f, _, r: ScratchStage(f, r, COMPACT["scratch_unet"]),
+            Recipe(steps=4300, batch=5, size=192, rate=1e-3),
+        ),
+        "face-generator": (
+            lambda f, e, r: FaceStage(f, e, r, "face_generator", COMPACT["face_generator"]),
+            Recipe(steps=500, batch=4, size=256, rate=6e-4),
+        ),
+    },
+    # The paper's crops and rate; its 200 epochs in batches of 36 to 120 are a matter of the machine at hand.
+    "published": {
+        "old-vae": (
+            lambda f, _, r: VaeStage(f, r, PUBLISHED["old_vae"], old=True),
+            Recipe(steps=50_000, batch=16, size=256),
+        ),
+        "clean-vae": (
+            lambda f, _, r: VaeStage(f, r, PUBLISHED["clean_vae"], old=False),
+            Recipe(steps=50_000, batch=16, size=256),
+        ),
+        "mapping": (
+            lambda f, e, r: MappingStage(f, e, r, "mapping", PUBLISHED["mapping"]),
+            Recipe(steps=50_000, batch=16, size=256),
+        ),
+        "mapping-scratch": (
+            lambda f, e, r: MappingStage(f, e, r, "mapping_scratch", PUBLISHED["mapping_scratch"]),
+            Recipe(steps=50_000, batch=16, size=256),
+        ),
+        "mapping-patch-attention": (
+            lambda f, e, r: MappingStage(f, e, r, "mapping_patch_attention", PUBLISHED["mapping_patch_attention"]),
+            Recipe(steps=50_000, batch=8, size=256),
+        ),
+        "scratch-unet": (
+            lambda f, _, r: ScratchStage(f, r, PUBLISHED["scratch_unet"]),
+            Recipe(steps=50_000, batch=16, size=256),
+        ),
+        "face-generator-256": (
+            lambda f, e, r: FaceStage(f, e, r, "face_generator_256", PUBLISHED["face_generator_256"]),
+            Recipe(steps=50_000, batch=8, size=256),
+        ),
+        "face-generator-512": (
+            lambda f, e, r: FaceStage(f, e, r, "face_generator_512", PUBLISHED["face_generator_512"]),
+            Recipe(steps=50_000, batch=4, size=512),
+        ),
+    },
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from oldphoto.errors import UsageError, WeightsCorruptError
 from oldphoto.loading import placed, save_compact
 from oldphoto.training.data import batches
-from oldphoto.training.stages import STAGES, Folders, Stage
+from oldphoto.training.stages import STAGES, Architecture, Folders, Stage
 
 Report = Callable[[dict[str, float | int | str]], None]
 
@@ -27,7 +28,8 @@ def train(
     data: Path,
     out: Path,
     *,
-    compact: Path | None = None,
+    nets: Architecture = "compact",
+    earlier: Path | None = None,
     device: str = "cpu",
     report: Report = lambda _: None,
     checkpoint_seconds: float = 120.0,
@@ -35,20 +37,22 @@ def train(
 ) -> list[Path]:
     """Run the stage `name` from the images below `data`; returns the weight files written to `out`.
 
-    compact: folder of the earlier stages' weights (default `out`). recipe: fields of Recipe to change. A checkpoint
+    nets: the compact architecture, or the published one at full width. earlier: folder of the earlier stages' weights
+    (default `out`). recipe: fields of Recipe to change. A checkpoint
     `out/<name>.checkpoint.pt` is written as it goes and resumed from; metrics go to `out/<name>.jsonl`, to
     `out/<name>.tensorboard` where tensorboardX is installed, and to report.
     Raises UsageError for an unknown stage, NoInputError for missing images, WeightsCorruptError for a checkpoint of
     another recipe width.
     """
-    if name not in STAGES:
-        raise UsageError(f"no training stage {name!r}", f"one of {', '.join(STAGES)}")
-    kind, default = STAGES[name]
+    stages = STAGES[nets]
+    if name not in stages:
+        raise UsageError(f"the {nets} networks have no training stage {name!r}", f"one of {', '.join(stages)}")
+    kind, default = stages[name]
     changed: dict[str, Any] = {k: v for k, v in recipe.items() if v is not None}
     chosen = replace(default, **changed)
     torch.manual_seed(chosen.seed)
     out.mkdir(parents=True, exist_ok=True)
-    stage = kind(Folders.below(data), compact or out, chosen)
+    stage = kind(Folders.below(data), earlier or out, chosen)
     run = _Run(name, stage, out, torch.device(device))
     run.resume()
     (out / f"{name}.recipe.json").write_text(json.dumps(asdict(chosen)) + "\n")
@@ -117,7 +121,9 @@ class _Run:
         means: dict[str, float] = {}
         board = _board(self.log.with_suffix(".tensorboard"))
         fast = torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
-        stream = batches(self.stage.draw, recipe.batch, recipe.seed, self.step, recipe.steps)
+        # Degrading a crop takes tens of milliseconds: a GPU would wait for two threads.
+        workers = max(2, min(16, os.cpu_count() or 2))
+        stream = batches(self.stage.draw, recipe.batch, recipe.seed, self.step, recipe.steps, workers)
         for drawn in stream:
             batch = {
                 k: v.to(self.device, memory_format=torch.channels_last) if v.dim() == 4 else v.to(self.device)
