@@ -187,8 +187,8 @@ class Models:
         return self.net(f"face_generator_{size}" if self.published else "face_generator")
 
     def dilation(self, large: bool) -> int:
-        """Pixels by which found scratches grow: the published large-photo path was made for 3, its other for none."""
-        return (3 if large else 0) if self.published else 1
+        """Pixels by which found scratches grow: 3 in large photos with the published networks, which ask for it."""
+        return 3 if large and self.published else 0
 
     def peak_memory(self) -> int | None:
         """The most memory in bytes that the graphics card has held since the last call; None on other devices."""
