@@ -32,7 +32,6 @@ from oldphoto.errors import (
     FileAccessError,
     NoInputError,
     OldphotoError,
-    OutOfMemoryError,
     RefusedOverwriteError,
     UsageError,
     WeightsCorruptError,
@@ -72,6 +71,7 @@ from oldphoto.manifest import (
     peak_memory,
     versions,
 )
+from oldphoto.memory import out_of_memory, ran_out
 from oldphoto.options import Options
 from oldphoto.provenance import ENHANCED, GENERATED, Step, merged
 from oldphoto.weights import needed_nets
@@ -215,9 +215,19 @@ class Work:
     device_memory: Callable[[], int | None] = lambda: None
 
 
-def work_with(models: Models, options: Options, *, provenance: bool = True, signed: bool = False) -> Work:
-    """What restores photos with these networks; provenance and signed as in Setting."""
-    from oldphoto.pipeline import restore
+def work_with(
+    models: Models,
+    options: Options,
+    *,
+    provenance: bool = True,
+    signed: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> Work:
+    """What restores photos with these networks; provenance and signed as in Setting.
+
+    tell: is told beforehand how each photo is translated, and what memory and disk that takes.
+    """
+    from oldphoto.pipeline import plan, restore
 
     names = models.weight_set
     setting = Setting(
@@ -225,7 +235,15 @@ def work_with(models: Models, options: Options, *, provenance: bool = True, sign
         provenance=provenance,
         signed=signed,
     )
-    return Work(lambda photo, mask: restore(photo, models, options, mask), setting, models.peak_memory)
+
+    def restore_one(photo: Photo, mask: NDArray[np.bool_] | None) -> Restoration:
+        if tell is not None:
+            damaged = mask is not None or options.with_scratch
+            way = plan((photo.width, photo.height), photo.depth, damaged, models, options)
+            tell(f"translating {photo.width} x {photo.height} pixels {way}")
+        return restore(photo, models, options, mask)
+
+    return Work(restore_one, setting, models.peak_memory)
 
 
 @dataclass(frozen=True)
@@ -619,7 +637,7 @@ def restore_file(
     except Exception as error:
         # Even a bug costs one photo, not the rest of a long run; the caller shows it.
         record["seconds"] = round(time.perf_counter() - started, 3)
-        return failed(planned, out_of_memory(error, size) or error, record)
+        return failed(planned, out_of_memory(size) if ran_out(error) else error, record)
     return Outcome(planned, record, look=look)
 
 
@@ -718,19 +736,6 @@ def failed(planned: Planned, error: Exception, record: Record | None = None) -> 
     output: FileFacts = {"path": str(planned.target), "sha256": None, "bytes": None}
     known = record or blank_record(planned)
     return Outcome(planned, {**known, "status": "failed", "output": output, "error": error_facts(error)}, error)
-
-
-def out_of_memory(error: BaseException, size: tuple[int, int] | None = None) -> OutOfMemoryError | None:
-    """The error as OutOfMemoryError if it says that memory ran out, else None. size: the photo's (width, height)."""
-    # By name and text, since torch must not be imported here: the CPU allocator raises a plain RuntimeError.
-    text = str(error).lower()
-    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if isinstance(error, OldphotoError) or not (known or "can't allocate memory" in text or "out of memory" in text):
-        return None
-    photo = "" if size is None else f" for this photo of {size[0]} x {size[1]} pixels"
-    return OutOfMemoryError(
-        f"out of memory{photo}", "try --no-hr or --no-faces, --device cpu if it ran on a GPU, or a smaller scan"
-    )
 
 
 def _find(

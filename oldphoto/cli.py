@@ -47,9 +47,11 @@ from oldphoto.errors import (
 )
 from oldphoto.manifest import Manifest, Setting, absolute, error_facts, last_lines
 from oldphoto.manifest import read as read_manifest
-from oldphoto.options import Options
+from oldphoto.options import Options, read_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oldphoto.batch import Existing, Listing, Outcome, Plan, Planned, Summary, Work
     from oldphoto.manifest import Record
     from oldphoto.report import Page
@@ -136,10 +138,11 @@ class Group(TyperGroup):
         except (typer.Exit, typer.Abort):  # both are RuntimeErrors
             raise
         except (MemoryError, RuntimeError) as error:
-            from oldphoto.batch import out_of_memory
+            from oldphoto.memory import out_of_memory, ran_out
 
-            if (known := out_of_memory(error)) is None:
+            if not ran_out(error):
                 raise
+            known = out_of_memory()
             print_error(known, stderr())
             raise typer.Exit(known.exit_code) from error
 
@@ -488,6 +491,15 @@ def restore(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray workers; by default what the cluster holds.", show_default=False)
     ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory the process may hold, such as 4GB: larger photos go strip by strip, with the same result. By "
+            "default half of what is free.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
@@ -540,6 +552,7 @@ def restore(
         skip_faces=tuple(skip_face or ()),
         only_damaged=only_damaged,
         quality=quality,
+        max_memory=None if max_memory is None else read_size(max_memory),
     )
     from oldphoto import arrivals, batch, cluster
     from oldphoto.image import DEFAULT_MAX_PIXELS
@@ -583,7 +596,8 @@ def restore(
             )
 
         def load() -> Work:
-            return load_models(weight_set(), options, device, precision.value, provenance, signer is not None)
+            tell = report.say if verbose else None
+            return load_models(weight_set(), options, device, precision.value, provenance, signer is not None, tell)
 
         if plan is not None:
             if records:
@@ -723,14 +737,20 @@ def load_on_node(weight_set: WeightSet, *choices: Any) -> Work:
 
 
 def load_models(
-    weight_set: WeightSet, options: Options, device: str, precision: str, provenance: bool, signed: bool
+    weight_set: WeightSet,
+    options: Options,
+    device: str,
+    precision: str,
+    provenance: bool,
+    signed: bool,
+    tell: Callable[[str], None] | None = None,
 ) -> Work:
-    """Load the networks, once, and give what restores one photo."""
+    """Load the networks, once, and give what restores one photo. tell: is told what each photo is going to take."""
     from oldphoto import batch
     from oldphoto.pipeline import Models
 
     models = Models.load(weight_set, device, precision)
-    return batch.work_with(models, options, provenance=provenance, signed=signed)
+    return batch.work_with(models, options, provenance=provenance, signed=signed, tell=tell)
 
 
 class Downloads:
@@ -1096,6 +1116,57 @@ def doctor(as_json: AsJson = False) -> None:
         typer.echo(f"{title}:")
         for name, value in rows.items() if isinstance(rows, dict) else ((None, row) for row in rows):
             typer.echo(f"  {shown(value)}" if name is None else f"  {name:34}  {shown(value)}")
+
+
+@app.command()
+def bench(
+    sizes: Annotated[str, typer.Option(help="Megapixels, with commas between.")] = "1,4",
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Only this stage; may be given several times.", show_default=False)
+    ] = None,
+    model: Annotated[Model, typer.Option(help="Which weight set.")] = Model.COMPACT,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Number format of the networks.")] = Precision.FP32,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="As for restore, such as 4GB.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seconds per megapixel and peak memory of each stage on this machine, on a made-up photo: plan a batch by it."""
+    try:
+        megapixels = [float(size) for size in sizes.split(",")]
+    except ValueError:
+        megapixels = [0.0]
+    if min(megapixels) <= 0.0:
+        raise UsageError(f"{sizes!r} are no sizes in megapixels", "give some like 1,4,12")
+    options = Options(max_memory=None if max_memory is None else read_size(max_memory))
+    from oldphoto import weights
+    from oldphoto.bench import STAGES
+    from oldphoto.bench import bench as run
+    from oldphoto.memory import gigabytes
+    from oldphoto.pipeline import Models
+
+    if unknown := set(stage or ()) - set(STAGES):
+        raise UsageError(f"there is no stage {', '.join(sorted(unknown))}", f"the stages are {', '.join(STAGES)}")
+    console = stderr()
+
+    def nets(name: ModelSet) -> list[str]:
+        cases = [
+            (Options(with_scratch=damaged, faces=False), large) for damaged in (False, True) for large in (False, True)
+        ]
+        return list(dict.fromkeys(net for case, large in cases for net in weights.needed_nets(name, case, large)))
+
+    with Downloads(console, quiet=as_json) as downloads:
+        weight_set = weights.resolve(model.value, nets, progress=downloads.report)
+    models = Models.load(weight_set, device, precision.value)
+    for row in run(models, megapixels, options, tuple(stage or ())):
+        if as_json:
+            print_json(asdict(row) | {"seconds_per_megapixel": row.seconds_per_megapixel})
+            continue
+        way = "" if row.way is None else f", {row.way}"
+        rate = f"{row.seconds:8.2f} s  {row.seconds_per_megapixel:7.2f} s/MP  {row.cpu_seconds:8.2f} s CPU"
+        memory = gigabytes(row.peak_memory_bytes)
+        typer.echo(f"{row.width} x {row.height}  {row.stage:22}{rate}  {memory:>7}{way}")
 
 
 # ---- training ----

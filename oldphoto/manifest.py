@@ -126,6 +126,7 @@ class Setting:
     def choices(self) -> dict[str, Any]:
         """What was chosen that shows in the output, as JSON gives it back: lists, no tuples."""
         chosen = asdict(self.options) | {"provenance": self.provenance, "signed": self.signed}
+        del chosen["max_memory"]
         return cast("dict[str, Any]", json.loads(json.dumps(chosen)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ LargeMode = Literal["auto", "on", "off"]
 
 # From this many pixels on, `hr="auto"` takes the large-photo path (patch attention, 512-pixel faces).
 LARGE_PHOTO_PIXELS = 1_500_000
+LEAST_MEMORY = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Options:
     quality: 1 to 100, of outputs in lossy formats; None takes a JPEG source's own, else 95.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
         were found, and 0 for a mask that the user gives.
+    max_memory: bytes that the whole process may hold; None takes what it holds now and half of what is free. A photo
+        that needs more is translated strip by strip, with the same result.
     """
 
     with_scratch: bool = False
@@ -40,6 +44,7 @@ class Options:
     skip_faces: tuple[int, ...] = ()
     only_damaged: bool = False
     quality: int | None = None
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.hr not in ("auto", "on", "off"):
@@ -62,6 +67,8 @@ class Options:
             raise UsageError("only and skipped faces contradict each other", "give one of them")
         if any(number < 1 for number in (*self.only_faces, *self.skip_faces)):
             raise UsageError("faces are numbered from 1", "see `oldphoto faces PHOTO`")
+        if self.max_memory is not None and self.max_memory < LEAST_MEMORY:
+            raise UsageError(f"max memory is {self.max_memory} bytes", "give at least 0.5GB")
 
     def wants_face(self, number: int, side: float) -> bool:
         """Whether the face of this number and size in pixels is enhanced."""
@@ -76,3 +83,11 @@ class Options:
     def large(self, width: int, height: int) -> bool:
         """Whether a photo of this size takes the large-photo path."""
         return self.hr == "on" or (self.hr == "auto" and width * height >= LARGE_PHOTO_PIXELS)
+
+
+def read_size(text: str) -> int:
+    """Bytes from "4GB", "500MB" or "1.5 GB" (powers of ten). Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"{text!r} is no size", "give one like 4GB or 500MB")
+    return round(float(match[1]) * {"M": 1e6, "G": 1e9}[match[2].upper()])

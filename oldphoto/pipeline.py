@@ -20,16 +20,17 @@ from torch import nn
 from oldphoto import weights
 from oldphoto.blending import blend
 from oldphoto.colour import from_srgb, to_srgb
-from oldphoto.errors import OutOfMemoryError, UsageError
+from oldphoto.errors import UsageError
 from oldphoto.faces import Face, Landmarks, cut_faces, detect_faces, eight_bits, enhance_faces, joined
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact, load_published, placed
+from oldphoto.memory import default_limit, out_of_memory, ran_out
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
-from oldphoto.tensors import Pixels, mask_to_tensor, to_pixels, to_tensor
-from oldphoto.translation import TranslationNets, translate
+from oldphoto.tensors import Pixels
+from oldphoto.translation import Plan, TranslationNets, plan_translation, translate_photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -46,13 +47,14 @@ class Restoration:
 
     photo: restored, of the input's size, depth, colour mode and metadata. mask: (H, W) bool, what was repaired as
     damage, or None. faces: all that were found, by number; those left as they are have no `after`. seconds: per stage.
-    warnings: one line each.
+    translation: in one piece or strip by strip, and what that took. warnings: one line each.
     """
 
     photo: Photo
     mask: Mask | None
     faces: tuple[Face, ...]
     seconds: dict[Stage, float]
+    translation: Plan
     warnings: tuple[str, ...] = ()
 
     @property
@@ -75,7 +77,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
     large = options.large(photo.width, photo.height)
     trusted = mask is not None
     seconds: dict[Stage, float] = {}
-    with _memory_errors(), models.inference():
+    with _memory_errors(photo), models.inference():
         seen = to_srgb(photo.pixels, photo.icc)
         with _timed(seconds, "scratches"):
             if mask is not None:
@@ -86,10 +88,10 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
                     found, models.dilation(large) if options.mask_dilation is None else options.mask_dilation
                 )
         with _timed(seconds, "translation"):
-            x = to_tensor(seen).to(models.device)
-            damage = None if mask is None else mask_to_tensor(mask).to(models.device)
-            nets = models.translation(damage is not None, large)
-            pixels = to_pixels(translate(x, damage, nets, trusted=trusted), seen.dtype)
+            nets = models.translation(mask is not None, large)
+            limit = default_limit() if options.max_memory is None else options.max_memory
+            translated = translate_photo(seen, mask, nets, models.device, limit, trusted=trusted)
+            pixels = translated.pixels
         faces: tuple[Face, ...] = ()
         if options.enhances_faces:
             with _timed(seconds, "faces"):
@@ -102,8 +104,11 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         if options.only_damaged and mask is not None:
             pixels = np.where(mask[..., None], pixels, photo.pixels)
     missing = [number for number in options.only_faces + options.skip_faces if number > len(faces)]
-    warnings = tuple(f"there is no face {number}: {len(faces)} were found" for number in missing)
-    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, warnings)
+    warnings = (
+        *translated.warnings,
+        *(f"there is no face {number}: {len(faces)} were found" for number in missing),
+    )
+    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, translated.plan, warnings)
 
 
 def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options, size: int) -> tuple[Face, ...]:
@@ -121,6 +126,16 @@ def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options
         wanted = enhance_faces(wanted, generator, str(models.device), FACES_AT_ONCE, options.face_strength)
     enhanced = {face.number: face for face in wanted}
     return tuple(enhanced.get(face.number, face) for face in faces)
+
+
+def plan(size: tuple[int, int], depth: int, damaged: bool, models: Models, options: Options) -> Plan:
+    """How a photo of (width, height) and 8 or 16 bits would be translated, and the memory and disk that takes.
+
+    damaged: there is a mask, or scratches are looked for. Raises OutOfMemoryError where it cannot be done.
+    """
+    nets = models.translation(damaged, options.large(*size))
+    limit = default_limit() if options.max_memory is None else options.max_memory
+    return plan_translation((size[1], size[0]), depth, damaged, nets, models.device, limit)
 
 
 class Models:
@@ -288,15 +303,13 @@ def _timed(seconds: dict[Stage, float], stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def _memory_errors(photo: Photo) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not out:
+        if not ran_out(error):
             raise
-        advice = "use --model compact, which works tile by tile, --device cpu, or --hr for a photo with scratches"
-        raise OutOfMemoryError("out of memory", advice) from error
+        raise out_of_memory((photo.width, photo.height)) from error
 
 
 def _grey_again(pixels: Pixels) -> Pixels:

@@ -1,13 +1,11 @@
-"""Pixels <-> tensors, and padding to a multiple: the one place for ranges and shapes."""
+"""Pixels <-> tensors, and padding: the one place for ranges and shapes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,33 +32,14 @@ def mask_to_tensor(mask: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
 
 
-@dataclass(frozen=True)
-class Padding:
-    """Rows and columns added below and to the right, and the size they were added to."""
-
-    height: int
-    width: int
-    bottom: int
-    right: int
-
-    def crop(self, x: Tensor) -> Tensor:
-        """(N, C, height + bottom, width + right) -> (N, C, height, width)."""
-        return x[..., : self.height, : self.width]
-
-
-def pad_to_multiple(x: Tensor, multiple: int, least: int = 0) -> tuple[Tensor, Padding]:
-    """Pad x (N, C, H, W) by reflection to multiples of `multiple`, each side at least `least`; crop() takes it back.
+def mirrored(size: tuple[int, int], padded: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows and columns of a photo of (height, width) that, mirrored below and to the right, make the padded one.
 
     Photos narrower than the padding they need are mirrored again and again.
     """
-    height, width = x.shape[-2:]
-    bottom = max(-(-height // multiple) * multiple, least) - height
-    right = max(-(-width // multiple) * multiple, least) - width
-    padding = Padding(height, width, bottom, right)
-    if not bottom and not right:
-        return x, padding
-    if bottom < height and right < width:
-        return F.pad(x, (0, right, 0, bottom), mode="reflect"), padding
-    rows = torch.from_numpy(np.pad(np.arange(height), (0, bottom), mode="symmetric")).to(x.device)
-    columns = torch.from_numpy(np.pad(np.arange(width), (0, right), mode="symmetric")).to(x.device)
-    return x[..., rows, :][..., columns], padding
+    added = [after - before for before, after in zip(size, padded, strict=True)]
+    mode: Literal["reflect", "symmetric"] = (
+        "reflect" if all(more < side for more, side in zip(added, size, strict=True)) else "symmetric"
+    )
+    rows, columns = (np.pad(np.arange(side), (0, more), mode=mode) for side, more in zip(size, added, strict=True))
+    return rows, columns

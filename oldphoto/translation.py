@@ -1,20 +1,28 @@
 """Old latents -> clean latents: the global restoration of a photo, of any size.
 
-Photos are (N, 3, H, W) float32 in [-1, 1]; masks (N, 1, H, W), 1 = damaged.
+Tensors of photos are (N, 3, H, W) float32 in [-1, 1]; masks (N, 1, H, W), 1 = damaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import shutil
+import tempfile
 from dataclasses import dataclass
+from typing import Literal, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from oldphoto.models.mapping import PATCH_SIZES, Mapping
+from oldphoto.errors import OutOfMemoryError
+from oldphoto.memory import gigabytes, out_of_memory, ran_out, resident
+from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side, spans
 from oldphoto.models.vae import STRIDE, Source, Vae
-from oldphoto.tensors import pad_to_multiple
+from oldphoto.streaming import Streamed, Streams
+from oldphoto.tensors import Pixels, mask_to_tensor, mirrored, to_pixels, to_tensor
 
 # The least side the encoder's first reflection and two halvings can take.
 LEAST_SIDE = 16
@@ -22,6 +30,16 @@ LEAST_SIDE = 16
 # in one piece as long as the halo covers that neighbourhood. Both in pixels, multiples of 4.
 TILE = 1024
 HALO = 128
+# Bytes. What a tile takes for each of its pixels; a strip, above which none is quicker; what attention holds besides
+# maps; and the most that a photo may take in one piece, since strips are as quick. A whole run holds WHOLE_MAPS of its
+# largest map.
+TILE_PIXEL = 900
+MOST_STRIPS = 256 << 20
+ATTENTION_MEMORY = 320 << 20
+MOST_WHOLE = 768 << 20
+WHOLE_MAPS = 3.0
+# Share of the free memory that is given out: allocator and libraries keep some (0.5 of 3.2 GB at 12 megapixels).
+GIVEN_OUT = 0.85
 
 
 @dataclass(frozen=True)
@@ -44,23 +62,205 @@ class TranslationNets:
         return STRIDE * max(PATCH_SIZES) if self.mapping.config.context == "patches" else STRIDE
 
 
-def translate(x: Tensor, mask: Tensor | None, nets: TranslationNets, *, trusted: bool = True) -> Tensor:
-    """Restore a photo (1, 3, H, W), any H and W; mask (1, 1, H, W) or None. Returns the same shape, in [-1, 1].
+@dataclass(frozen=True)
+class Plan:
+    """How a photo will be translated, and the most it is expected to take, in bytes.
 
-    trusted: nothing of what lies under the mask is looked at. Otherwise networks that refine the photo may keep what
-    was masked by mistake.
+    way: in one piece, in tiles, or strip by strip. memory: of the whole process; disk: temporary files, in the system's
+    folder for them. strips, maps: see streaming.Streams. tile: side of a tile in pixels, without its halo.
     """
-    padded, padding = pad_to_multiple(x, nets.multiple, LEAST_SIDE)
-    padded_mask = None if mask is None else pad_to_multiple(mask, nets.multiple, LEAST_SIDE)[0]
-    run = _by_tiles if nets.bounded else translate_whole
-    out = run(padded, padded_mask, nets, trusted)
-    return padding.crop(out).clamp(-1.0, 1.0)
+
+    way: Literal["whole", "tiles", "strips"]
+    memory: int
+    disk: int = 0
+    strips: int = 0
+    maps: int = 0
+    tile: int = 0
+
+    def __str__(self) -> str:
+        """ "strip by strip: up to 3.4GB of memory, 3.1GB on disk"."""
+        way = {"whole": "in one piece", "tiles": "in tiles", "strips": "strip by strip"}[self.way]
+        disk = f", {gigabytes(self.disk)} on disk" if self.disk else ""
+        return f"{way}: up to {gigabytes(self.memory)} of memory{disk}"
+
+
+@dataclass(frozen=True)
+class Translated:
+    """The translated photo, (H, W, 3) of the input's depth; how it was done; and what the user should know of it."""
+
+    pixels: Pixels
+    plan: Plan
+    warnings: tuple[str, ...] = ()
+
+
+def plan_translation(
+    size: tuple[int, int], depth: int, damaged: bool, nets: TranslationNets, device: torch.device, limit: int
+) -> Plan:
+    """How to translate a photo of (height, width) and 8 or 16 bits, the process staying below `limit` bytes.
+
+    The way does not change the result: strips equal the whole to rounding. Raises OutOfMemoryError, which says what
+    would do, if not even the thinnest strips fit, or if there is no room for the temporary files.
+    """
+    height, width = _padded_size(size, nets)
+    held = resident() + height * width * (3 * depth // 8 + (10 if damaged else 0))
+    room = int((limit - held) * GIVEN_OUT)
+    if device.type == "cuda":
+        room = min(room, torch.cuda.mem_get_info(device)[0])
+    if nets.bounded:
+        tile = TILE
+        while tile > 2 * HALO and TILE_PIXEL * (tile + 2 * HALO) ** 2 > room:
+            tile //= 2
+        sides = (min(side, tile + 2 * HALO) for side in (height, width))
+        return Plan("tiles", held + TILE_PIXEL * math.prod(sides), tile=tile)
+    dry = _dry_run(height, width, damaged, nets, device, 0, 0)
+    whole = WHOLE_MAPS * dry.largest_map + (ATTENTION_MEMORY if damaged else 0)
+    if whole <= min(room, MOST_WHOLE):
+        return Plan("whole", held + round(whole))
+    strips = max(min(room // 3, MOST_STRIPS), dry.least_strip)
+    maps = room - strips - (ATTENTION_MEMORY if damaged else 0)
+    if maps < 0:
+        least = held + int((dry.least_strip + (ATTENTION_MEMORY if damaged else 0)) / GIVEN_OUT)
+        raise OutOfMemoryError(
+            f"{size[1]} x {size[0]} pixels take {gigabytes(least)} of memory, more than the {gigabytes(limit)} allowed",
+            f"give --max-memory {gigabytes(least + (100 << 20))} or more, or --model compact",
+        )
+    dry = _dry_run(height, width, damaged, nets, device, strips, maps)
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if dry.most_on_disk > free:
+        raise OutOfMemoryError(
+            f"a photo of {size[1]} x {size[0]} pixels needs {gigabytes(dry.most_on_disk)} for temporary files, "
+            f"and {folder} has {gigabytes(free)} free",
+            "point TMPDIR to a folder with more room, or give a higher --max-memory",
+        )
+    return Plan("strips", limit - maps + dry.most_in_memory, dry.most_on_disk, strips, maps)
+
+
+def _padded_size(size: tuple[int, int], nets: TranslationNets) -> tuple[int, int]:
+    height, width = (max(-(-side // nets.multiple) * nets.multiple, LEAST_SIDE) for side in size)
+    return height, width
+
+
+def _dry_run(
+    height: int, width: int, damaged: bool, nets: TranslationNets, device: torch.device, strips: int, maps: int
+) -> Streams:
+    streams = Streams(strips, maps, device, dry=True)
+    x = streams.photo((3, height, width), lambda top, bottom: torch.empty(0))
+    mask = torch.zeros(1, 1, 1, 1).expand(1, 1, height, width) if damaged else None
+    with torch.inference_mode():
+        for _ in translate_whole(cast("Tensor", x), mask, nets).strips():  # type: ignore[attr-defined]  # a Streamed
+            pass
+    return streams
+
+
+def translate_photo(
+    pixels: Pixels,
+    mask: NDArray[np.bool_] | None,
+    nets: TranslationNets,
+    device: torch.device,
+    limit: int,
+    *,
+    trusted: bool = True,
+) -> Translated:
+    """Restore (H, W, 3) pixels of 8 or 16 bits, any H and W, the process staying below `limit` bytes.
+
+    mask: (H, W) bool, True = damaged, or None. trusted: nothing of what lies under the mask is looked at. Otherwise
+    networks that refine the photo may keep what was masked by mistake. Where memory runs out all the same, the parts
+    worked on are halved, and a warning says so. Raises OutOfMemoryError.
+    """
+    size = (pixels.shape[0], pixels.shape[1])
+    plan = plan_translation(size, pixels.dtype.itemsize * 8, mask is not None, nets, device, limit)
+    photo = _Padded(pixels, mask, nets, device)
+    warnings = _bounds(photo, nets)
+    if plan.way == "strips":
+        return _by_strips(photo, nets, plan, trusted, warnings)
+    tile = plan.tile or max(photo.height, photo.width)
+    while True:
+        try:
+            return Translated(_by_tiles(photo, nets, trusted, tile), plan, warnings)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+        if plan.way == "whole":
+            less = Plan("strips", plan.memory // 2, plan.disk, MOST_STRIPS // 2, 0)
+            return _by_strips(photo, nets, less, trusted, (*warnings, "memory ran out: went on strip by strip"))
+        tile //= 2
+        if tile < HALO:
+            raise out_of_memory((size[1], size[0]))
+        warnings = (*warnings, f"memory ran out: went on with tiles of {tile} pixels")
+
+
+def _bounds(photo: _Padded, nets: TranslationNets) -> tuple[str, ...]:
+    """What is said of a photo in which attention does not reach everywhere."""
+    kind = nets.mapping.config.context
+    if photo.mask is None or kind == "none" or nets.bounded:
+        return ()
+    cells = {"non_local": attended_side(), "patches": attended_side(PATCH_BLOCK, PATCH_MARGIN)}[kind]
+    if photo.height * photo.width // STRIDE**2 <= cells**2:
+        return ()
+    return (
+        f"damage is repaired from within regions of {cells * STRIDE} x {cells * STRIDE} pixels, not the whole photo",
+    )
+
+
+class _Padded:
+    """A photo and its mask, mirrored at the lower and right edge to the size networks need; tensors of their parts."""
+
+    def __init__(
+        self, pixels: Pixels, mask: NDArray[np.bool_] | None, nets: TranslationNets, device: torch.device
+    ) -> None:
+        self.pixels, self.mask, self.device = pixels, mask, device
+        self.height, self.width = _padded_size((pixels.shape[0], pixels.shape[1]), nets)
+        self.rows, self.columns = mirrored((pixels.shape[0], pixels.shape[1]), (self.height, self.width))
+
+    def part(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """(1, 3, bottom - top, right - left)."""
+        return to_tensor(self.pixels[self.rows[top:bottom]][:, self.columns[left:right]]).to(self.device)
+
+    def part_of_mask(self, top: int, bottom: int, left: int, right: int) -> Tensor | None:
+        """(1, 1, bottom - top, right - left)."""
+        if self.mask is None:
+            return None
+        return mask_to_tensor(self.mask[self.rows[top:bottom]][:, self.columns[left:right]]).to(self.device)
+
+    def put(self, out: Pixels, made: Tensor, top: int, left: int) -> None:
+        """Write (1, 3, h, w) into the picture of the photo's size, leaving out what was only padding."""
+        part = out[top : top + made.shape[2], left : left + made.shape[3]]
+        part[:] = to_pixels(made[:, :, : part.shape[0], : part.shape[1]], out.dtype)
+
+
+def _by_strips(
+    photo: _Padded, nets: TranslationNets, plan: Plan, trusted: bool, warnings: tuple[str, ...]
+) -> Translated:
+    """As translate_whole, with the same result to rounding."""
+    streams = Streams(plan.strips, plan.maps, photo.device)
+    x = streams.photo((3, photo.height, photo.width), lambda top, bottom: photo.part(top, bottom, 0, photo.width))
+    mask = photo.part_of_mask(0, photo.height, 0, photo.width)
+    made = cast("Streamed", translate_whole(cast("Tensor", x), mask, nets, trusted))
+    out = np.empty_like(photo.pixels)
+    for top, strip in made.strips():
+        photo.put(out, strip, top, 0)
+    if streams.halved:
+        warnings = (*warnings, f"memory ran out: strips were halved {streams.halved} times")
+    return Translated(out, plan, warnings)
+
+
+def _by_tiles(photo: _Padded, nets: TranslationNets, trusted: bool, tile: int) -> Pixels:
+    """As translate_whole, tile by tile. Attention looks no further than its tile and halo, 1,280 pixels across."""
+    out = np.empty_like(photo.pixels)
+    for top, bottom in spans(photo.height, tile, STRIDE):
+        for left, right in spans(photo.width, tile, STRIDE):
+            y0, x0 = max(0, top - HALO), max(0, left - HALO)
+            area = (y0, min(photo.height, bottom + HALO), x0, min(photo.width, right + HALO))
+            made = translate_whole(photo.part(*area), photo.part_of_mask(*area), nets, trusted)
+            photo.put(out, made[:, :, top - y0 : bottom - y0, left - x0 : right - x0], top, left)
+    return out
 
 
 def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True) -> Tensor:
     """The networks on photos in one piece: (N, 3, H, W), H and W multiples of nets.multiple -> the same shape."""
     filled, latent = translate_latents(x, mask, nets)
-    mask = torch.zeros_like(x[:, :1]) if mask is None else mask
+    mask = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
     return nets.clean_vae.decode(latent, Source(filled, filled if trusted else x, mask))
 
 
@@ -73,7 +273,7 @@ def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> 
 
 def fill_white(x: Tensor, mask: Tensor) -> Tensor:
     """Paint holes white, as the published networks were trained to see them; a mask between 0 and 1 blends."""
-    return torch.lerp(x, torch.ones_like(x[:, :1]), mask)
+    return torch.lerp(x, mask.new_ones(1, 1, 1, 1), mask)
 
 
 def fill_from_surroundings(x: Tensor, mask: Tensor) -> Tensor:
@@ -95,25 +295,3 @@ def fill_from_surroundings(x: Tensor, mask: Tensor) -> Tensor:
         up = F.interpolate(coarse, size=value.shape[-2:], mode="bilinear", align_corners=False)
         coarse = torch.where(known > 0, value, up)
     return torch.where(mask > 0, coarse, x)
-
-
-def _by_tiles(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool) -> Tensor:
-    """As translate_whole, tile by tile. Attention looks no further than its tile and halo, 1,280 pixels across."""
-    height, width = x.shape[-2:]
-    out = torch.empty_like(x)
-    for top, bottom in _spans(height):
-        for left, right in _spans(width):
-            y0, y1 = max(0, top - HALO), min(height, bottom + HALO)
-            x0, x1 = max(0, left - HALO), min(width, right + HALO)
-            part = None if mask is None else mask[..., y0:y1, x0:x1]
-            tile = translate_whole(x[..., y0:y1, x0:x1], part, nets, trusted)
-            out[..., top:bottom, left:right] = tile[..., top - y0 : bottom - y0, left - x0 : right - x0]
-    return out
-
-
-def _spans(length: int) -> Iterator[tuple[int, int]]:
-    """Cut a length into parts of at most TILE, even in size, at multiples of STRIDE."""
-    count = -(-length // TILE)
-    step = -(-length // (count * STRIDE)) * STRIDE
-    for start in range(0, length, step):
-        yield start, min(start + step, length)

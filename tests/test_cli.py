@@ -50,6 +50,7 @@ class Calls:
         precision: str,
         provenance: bool,
         signed: bool,
+        tell: Any,
     ) -> Work:
         model, offline = self.wanted
         self.loads.append((model, device, precision, offline))
@@ -716,3 +717,12 @@ def test_doctor_tells_versions_devices_weights_and_licences() -> None:
     plain = oldphoto("doctor")
     assert plain.exit_code == 0
     assert "versions:" in plain.stdout
+
+
+def test_max_memory_reaches_the_options(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "a.png")
+    assert oldphoto("restore", tmp_path / "a.png", "-o", tmp_path / "o.png", "--max-memory", "1.5GB").exit_code == 0
+    assert calls.options.max_memory == 1_500_000_000
+    for wrong in ("much", "4", "10MB"):
+        refused = oldphoto("restore", tmp_path / "a.png", "-o", tmp_path / "p.png", "--max-memory", wrong)
+        assert refused.exit_code == 2

@@ -16,18 +16,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "oldphoto"
 # From the bottom up. A module imports from lower rows only; the modules of `training` may import one another.
 LAYERS = [
     {"errors"},
-    {"options", "colour", "decoders", "exif"},
+    {"memory", "options", "colour", "decoders", "exif"},
     {"photo"},
     {"heif", "jpeg2000", "netpbm", "plugins", "png", "tiff"},
     {"models.blocks", "image", "manifest", "provenance", "tensors", "weights"},
     {"compare"},
     {"report"},
     {"models.scratch_unet", "models.vae", "models.mapping", "models.spade"},
-    {"faces", "loading"},
+    {"faces", "loading", "streaming"},
     {"blending", "scratches", "translation"},
     {"pipeline"},
     {
         "batch",
+        "bench",
         "doctor",
         "premis",
         "signing",

@@ -24,11 +24,12 @@ from oldphoto.image import Photo, read_photo, write_photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, Restorer, choose_device, restore
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
-from oldphoto.tensors import to_tensor
+from oldphoto.translation import Plan, Translated
 from tests.pictures import adobe_rgb, press_profile, prophoto_rgb, saved, tiff
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLAIN = Options(faces=False)
+WHOLE = Plan("whole", 0)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_faces_are_found_and_the_rest_stays_bit_identical(models: Models, couple
 def test_faces_can_be_chosen_by_number_size_and_strength(
     models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oldphoto.pipeline.translate", lambda x, *_, **__: x)
+    monkeypatch.setattr("oldphoto.pipeline.translate_photo", lambda pixels, *_, **__: Translated(pixels, WHOLE))
     photo = Photo(np.array(couple.pixels[::2, ::2], np.uint8))
     listed = detect_faces(photo.pixels)
     assert len(listed) == 2
@@ -182,7 +183,7 @@ def test_faces_hidden_by_damage_are_found_in_the_restored_photo(
     left, top, right, bottom = (round(edge) for edge in detect_faces(clean)[0].bounds)
     hidden[top:bottom, left:right] = 255
     assert len(detect_faces(hidden)) == 1
-    monkeypatch.setattr("oldphoto.pipeline.translate", lambda *_, **__: to_tensor(clean))
+    monkeypatch.setattr("oldphoto.pipeline.translate_photo", lambda *_, **__: Translated(clean, WHOLE))
     done = restore(Photo(hidden), models, Options())
     # What the damaged photo shows is number 1; the one that came to light, though larger, is number 2.
     assert [face.number for face in done.faces] == [1, 2]
@@ -241,7 +242,7 @@ def test_running_out_of_memory_has_its_own_error(
     def full(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("oldphoto.pipeline.translate", full)
+    monkeypatch.setattr("oldphoto.pipeline.translate_photo", full)
     with pytest.raises(OutOfMemoryError) as caught:
         restore(couple, models, PLAIN)
     assert caught.value.exit_code == 9

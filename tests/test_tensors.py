@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from oldphoto.tensors import Pixels, mask_to_tensor, pad_to_multiple, to_pixels, to_tensor
+from oldphoto.tensors import Pixels, mask_to_tensor, mirrored, to_pixels, to_tensor
 
 
 @pytest.mark.parametrize(
@@ -29,17 +29,15 @@ def test_mask_becomes_ones_where_damaged() -> None:
     assert mask_to_tensor(np.array([[True, False]])).tolist() == [[[[1.0, 0.0]]]]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 7), (16, 16), (33, 17)])
-@pytest.mark.parametrize("multiple", [4, 32])
-def test_padding_is_a_multiple_and_comes_off_again(size: tuple[int, int], multiple: int) -> None:
-    x = torch.rand(1, 3, *size)
-    padded, padding = pad_to_multiple(x, multiple, 16)
-    assert padded.shape[2] % multiple == padded.shape[3] % multiple == 0
-    assert min(padded.shape[2:]) >= 16
-    assert torch.equal(padding.crop(padded), x)
-
-
 def test_padding_mirrors_as_numpy_does() -> None:
-    x = torch.arange(35.0).reshape(1, 1, 5, 7)
-    padded, _ = pad_to_multiple(x, 4)
-    assert np.array_equal(padded[0, 0].numpy(), np.pad(x[0, 0].numpy(), ((0, 3), (0, 1)), mode="reflect"))
+    photo = np.arange(35).reshape(5, 7)
+    rows, columns = mirrored((5, 7), (8, 8))
+    assert np.array_equal(photo[rows][:, columns], np.pad(photo, ((0, 3), (0, 1)), mode="reflect"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 5)])
+def test_photos_narrower_than_their_padding_are_mirrored_again_and_again(size: tuple[int, int]) -> None:
+    rows, columns = mirrored(size, (32, 48))
+    assert (len(rows), len(columns)) == (32, 48)
+    assert rows[: size[0]].tolist() == list(range(size[0]))
+    assert set(columns.tolist()) == set(range(size[1]))

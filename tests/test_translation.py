@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from oldphoto import translation
+from oldphoto.errors import OutOfMemoryError
+from oldphoto.memory import resident
+from oldphoto.models import mapping
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.vae import Vae, VaeConfig
-from oldphoto.translation import TranslationNets, fill_from_surroundings, fill_white, translate, translate_whole
+from oldphoto.options import read_size
+from oldphoto.tensors import Pixels
+from oldphoto.translation import (
+    Plan,
+    Translated,
+    TranslationNets,
+    fill_from_surroundings,
+    fill_white,
+    plan_translation,
+    translate_photo,
+    translate_whole,
+)
 
+CPU = torch.device("cpu")
+AMPLE = 64 << 30
 OLD = VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True)
 CLEAN = replace(OLD, mask_input=False, refine=4)
 MAPPING = MappingConfig(
@@ -21,46 +43,137 @@ MAPPING = MappingConfig(
 
 def nets(norm: str = "none", context: str = "non_local") -> TranslationNets:
     torch.manual_seed(5)
-    change = {"norm": norm}
-    mapping = replace(MAPPING, context=context, blocks=2, **change)  # type: ignore[arg-type]  # literals from parameters
-    old, clean = replace(OLD, **change), replace(CLEAN, **change)  # type: ignore[arg-type]  # the same
-    return TranslationNets(Vae(old).eval(), Mapping(mapping).eval(), Vae(clean).eval())
+    config = replace(MAPPING, context=context, blocks=2, norm=norm)  # type: ignore[arg-type]  # literals from parameters
+    change: dict[str, Any] = {"norm": norm}
+    if norm == "instance":  # as published
+        change |= {"mask_input": False, "refine": 0}
+    old, clean = replace(OLD, **change), replace(CLEAN, **change)
+    return TranslationNets(Vae(old).eval(), Mapping(config).eval(), Vae(clean).eval())
+
+
+def photo(height: int, width: int) -> Pixels:
+    """16 bits, so that rounding hides nothing."""
+    return np.random.default_rng(7).integers(0, 1 << 16, (height, width, 3), dtype=np.uint16)
+
+
+def translated(pixels: Pixels, mask: NDArray[np.bool_] | None, trio: TranslationNets, limit: int = AMPLE) -> Translated:
+    with torch.inference_mode():
+        return translate_photo(pixels, mask, trio, CPU, limit)
+
+
+def levels_apart(one: Pixels, other: Pixels) -> float:
+    """The largest difference in levels of 255."""
+    return float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max() / 257.0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (16, 16), (37, 50), (130, 33)])
+@pytest.mark.parametrize("most_whole", [0, 1 << 40], ids=["strips", "whole"])
 @pytest.mark.parametrize(
     ("norm", "context"), [("none", "non_local"), ("instance", "non_local"), ("instance", "patches")]
 )
-def test_any_size_comes_out_as_it_went_in(size: tuple[int, int], norm: str, context: str) -> None:
-    x = torch.rand(1, 3, *size) * 2 - 1
-    mask = torch.zeros(1, 1, *size)
-    mask[..., : size[0] // 2 + 1, : size[1] // 2 + 1] = 1.0
-    with torch.inference_mode():
-        for damage in (None, mask):
-            out = translate(x, damage, nets(norm, context))
-            assert out.shape == x.shape
-            assert torch.isfinite(out).all()
-            assert float(out.abs().max()) <= 1.0
+def test_any_size_comes_out_as_it_went_in(
+    size: tuple[int, int], norm: str, context: str, most_whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translation, "MOST_WHOLE", most_whole)
+    mask = np.zeros(size, np.bool_)
+    mask[: size[0] // 2 + 1, : size[1] // 2 + 1] = True
+    for damage in (None, mask):
+        for pixels in (photo(*size), (photo(*size) >> 8).astype(np.uint8)):
+            out = translated(pixels, damage, nets(norm, context)).pixels
+            assert (out.shape, out.dtype) == (pixels.shape, pixels.dtype)
 
 
 def test_tiles_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, trio = photo(200, 132), nets()
+    whole = translated(pixels, None, trio).pixels
     monkeypatch.setattr(translation, "TILE", 48)
-    x = torch.rand(1, 3, 200, 132) * 2 - 1
-    with torch.inference_mode():
-        trio = nets()
-        tiled = translate(x, None, trio)
-        whole = translate_whole(x, None, trio).clamp(-1.0, 1.0)
-    assert float((tiled - whole).abs().max()) < 1e-5
+    tiled = translated(pixels, None, trio)
+    assert tiled.plan.way == "tiles"
+    assert levels_apart(tiled.pixels, whole) < 0.02
 
 
 def test_too_small_a_halo_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: with no halo the tiles differ."""
+    pixels, trio = photo(200, 132), nets()
+    whole = translated(pixels, None, trio).pixels
     monkeypatch.setattr(translation, "TILE", 48)
     monkeypatch.setattr(translation, "HALO", 0)
-    x = torch.rand(1, 3, 200, 132) * 2 - 1
-    with torch.inference_mode():
-        trio = nets()
-        assert float((translate(x, None, trio) - translate_whole(x, None, trio)).abs().max()) > 1e-3
+    assert levels_apart(translated(pixels, None, trio).pixels, whole) > 1.0
+
+
+@pytest.mark.parametrize("context", ["non_local", "patches"])
+def test_strips_equal_one_piece_at_odd_sizes(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trio = nets("instance", context)
+    for size in ((61, 90), (133, 47)):
+        pixels, mask = photo(*size), np.zeros(size, np.bool_)
+        mask[9:50, 3:44] = True
+        whole = translated(pixels, mask, trio)
+        with monkeypatch.context() as patch:
+            patch.setattr(translation, "MOST_WHOLE", 0)
+            strips = translated(pixels, mask, trio)
+        assert (whole.plan.way, strips.plan.way) == ("whole", "strips")
+        assert levels_apart(whole.pixels, strips.pixels) < 0.05
+
+
+def test_less_memory_means_strips_then_files_then_an_error_that_says_what_would_do() -> None:
+    trio = nets("instance", "none")
+
+    def plan(limit: int) -> Plan:
+        return plan_translation((12_000, 9_000), 8, False, trio, CPU, limit)
+
+    ample = plan(64 << 30)
+    assert (ample.way, ample.disk) == ("strips", 0)
+    tight = plan(resident() + (600 << 20))
+    assert tight.way == "strips"
+    assert tight.disk > 0
+    assert tight.memory < ample.memory
+    with pytest.raises(OutOfMemoryError) as caught:
+        plan(resident() + (300 << 20))
+    enough = read_size(caught.value.advice.split()[2])
+    assert plan(enough).way == "strips"
+
+
+def test_less_memory_means_smaller_tiles() -> None:
+    tiles = [plan_translation((3000, 4000), 8, False, nets(), CPU, resident() + (size << 20)) for size in (8000, 900)]
+    assert [plan.tile for plan in tiles] == [1024, 512]
+    assert tiles[1].memory < tiles[0].memory
+
+
+def test_a_full_disk_is_told_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OutOfMemoryError, match="temporary files") as caught:
+        plan_translation((12_000, 9_000), 8, False, nets("instance", "none"), CPU, resident() + (600 << 20))
+    assert "TMPDIR" in caught.value.advice
+
+
+def test_running_out_of_memory_goes_on_in_smaller_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_above(pixels: int) -> None:
+        def limited(x: Tensor, *rest: Any) -> Tensor:
+            if isinstance(x, Tensor) and x.shape[2] * x.shape[3] > pixels:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return translate_whole(x, *rest)
+
+        monkeypatch.setattr(translation, "translate_whole", limited)
+
+    pixels = photo(640, 540)
+    for trio, most, told in ((nets("instance", "none"), 0, "strip by strip"), (nets(), 200_000, "tiles of 512 pixels")):
+        whole = translated(pixels, None, trio)
+        assert whole.warnings == ()
+        full_above(most)
+        again = translated(pixels, None, trio)
+        assert told in again.warnings[0]
+        assert levels_apart(whole.pixels, again.pixels) < 0.05
+        monkeypatch.undo()
+
+
+def test_bounded_attention_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    trio = nets("instance", "non_local")
+    mask = np.zeros((64, 80), np.bool_)
+    mask[5:20, 5:20] = True
+    assert translated(photo(64, 80), mask, trio).warnings == ()
+    monkeypatch.setattr(mapping.attended_side, "__defaults__", (4, 1))
+    assert "24 x 24 pixels" in translated(photo(64, 80), mask, trio).warnings[0]
+    assert translated(photo(64, 80), None, trio).warnings == ()
 
 
 def test_normalised_networks_are_not_cut_into_tiles() -> None:
@@ -106,7 +219,7 @@ def test_nothing_under_a_trusted_mask_is_looked_at() -> None:
     other = torch.where(mask > 0, -x, x)
     with torch.inference_mode():
         trio = nets()
-        trusted = [translate(photo, mask, trio, trusted=True) for photo in (x, other)]
-        doubted = [translate(photo, mask, trio, trusted=False) for photo in (x, other)]
+        trusted = [translate_whole(photo, mask, trio, trusted=True) for photo in (x, other)]
+        doubted = [translate_whole(photo, mask, trio, trusted=False) for photo in (x, other)]
     assert torch.equal(*trusted)
     assert float((doubted[0] - doubted[1])[mask.bool().expand_as(x)].abs().min()) > 0.0

@@ -48,8 +48,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
-        y = activate(normalise(self.conv1(reflect(x, 1)), self.norm))
-        y = normalise(self.conv2(reflect(y, 1)), self.norm)
+        # Nested, so that no name holds the middle map while the last one is computed.
+        y = normalise(
+            self.conv2(reflect(activate(normalise(self.conv1(reflect(x, 1)), self.norm)), 1)),
+            self.norm,
+        )
         return x + y if torch.is_grad_enabled() else y.add_(x)
 
 

@@ -8,14 +8,15 @@ Latents are (N, C, h, w); masks are (N, 1, H, W) at the photo's size, 1 = damage
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from oldphoto.models.blocks import Norm, ResidualBlock, activate, blocks, normalise
 
@@ -24,6 +25,13 @@ LOGITS_AT_ONCE = 1 << 24
 # A patch counts as damaged when more than this share of its cells is.
 DAMAGED_SHARE = 0.6
 PATCH_SIZES = (8, 4, 2)
+# Where attention is bounded, in latent cells (4 pixels). Its time grows with the square of a map; so a map larger than
+# (block + 2 margin)^2 cells is cut into blocks, and each looks no further than its margin. The non-local block is whole
+# up to 320 x 320 cells (1.6 megapixels), patch attention up to 1,024 x 1,024 (16.8 megapixels).
+NON_LOCAL_BLOCK, NON_LOCAL_MARGIN = 256, 32
+PATCH_BLOCK, PATCH_MARGIN = 768, 128
+# Correlations closer than this are equal: the published choice is the argmax of a float32 softmax, where they tie.
+TIE = 2.0**-23
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ class Mapping(nn.Module):
             z = self.non_local(z, mask)
         if self.patches is not None:
             z = self.patches(z, mask)
-        z = self.blocks(z)
+        for block in self.blocks:
+            z = block(z)
         for conv in self.leave[:-1]:
             z = activate(normalise(conv(z), self.config.norm))
         out: Tensor = self.leave[-1](z)
@@ -93,6 +102,98 @@ def damaged_cells(mask: Tensor, size: tuple[int, int], any_damage: bool) -> Tens
     if any_damage:
         return (F.adaptive_max_pool2d(mask, size) > 0).to(mask.dtype)
     return (F.interpolate(mask, size=size, mode="bilinear", align_corners=False) > 0).to(mask.dtype)
+
+
+class Region(NamedTuple):
+    """A rectangle of cells."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def holds(self, cells: Tensor, width: int) -> Tensor:
+        """Which of the cells, row-major numbers in a map of `width`, lie inside."""
+        row, column = torch.div(cells, width, rounding_mode="floor"), cells % width
+        return (row >= self.top) & (row < self.bottom) & (column >= self.left) & (column < self.right)
+
+
+def attended(
+    height: int, width: int, block: int = NON_LOCAL_BLOCK, margin: int = NON_LOCAL_MARGIN, unit: int = 1
+) -> Iterator[tuple[Region, Region]]:
+    """(block, region it looks at) in a map: the whole for both while it has at most (block + 2 margin)^2 cells.
+
+    Blocks start at multiples of `unit` cells.
+    """
+    if height * width <= attended_side(block, margin) ** 2:
+        whole = Region(0, height, 0, width)
+        yield whole, whole
+        return
+    for top, bottom in spans(height, block, unit):
+        for left, right in spans(width, block, unit):
+            own = Region(top, bottom, left, right)
+            y0, x0 = max(0, top - margin), max(0, left - margin)
+            yield own, Region(y0, min(height, bottom + margin), x0, min(width, right + margin))
+
+
+def attended_side(block: int = NON_LOCAL_BLOCK, margin: int = NON_LOCAL_MARGIN) -> int:
+    """Side in cells of the largest square map whose attention is whole."""
+    return block + 2 * margin
+
+
+def spans(length: int, most: int, unit: int = 1) -> Iterator[tuple[int, int]]:
+    """Cut a length into parts of at most `most`, even in size, at multiples of `unit`."""
+    count = -(-length // most)
+    step = -(-length // (count * unit)) * unit
+    for start in range(0, length, step):
+        yield start, min(start + step, length)
+
+
+def rebuilt_from(query: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Softmax over all keys, then damaged keys struck out and the rows renormalised: (N, rows, C) -> the same.
+
+    blocks: keys (N, C, cells), values (N, cells, C) and weights (N, 1, cells), 0 = damaged; the keys of one softmax may
+    come in several blocks. A row whose kept mass underflows 1e-12 fades to 0 instead of being blown up, as published; a
+    photo damaged all over therefore gives 0.
+    """
+    peak = total = sound = mixed = None
+    for key, value, weights in blocks:
+        logits = torch.matmul(query, key)  # (N, rows, cells)
+        high = logits.amax(dim=2, keepdim=True)
+        if peak is not None:
+            high = torch.maximum(high, peak)
+        mass = torch.exp(logits - high)
+        kept = mass * weights
+        sums = mass.sum(dim=2, keepdim=True), kept.sum(dim=2, keepdim=True), torch.matmul(kept, value)
+        if peak is None or total is None or sound is None or mixed is None:
+            total, sound, mixed = sums
+        else:
+            fade = torch.exp(peak - high)
+            total, sound, mixed = (old * fade + new for old, new in zip((total, sound, mixed), sums, strict=True))
+        peak = high
+    assert total is not None
+    assert sound is not None
+    assert mixed is not None
+    return mixed / torch.maximum(sound, 1e-12 * total)
+
+
+def most_alike(query: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """For each patch of query (n, D) the number of the most alike key; blocks: (numbers (k,), keys (k, D)) in order.
+
+    Both are normalised. Of equals the first is taken.
+    """
+    best = choice = None
+    for numbers, keys in blocks:
+        alike = query @ keys.T  # (n, k)
+        column = torch.softmax(alike, dim=1).argmax(dim=1)
+        score = alike.gather(1, column[:, None])[:, 0]
+        if best is None or choice is None:
+            best, choice = score, numbers[column]
+        else:
+            better = score > best + TIE
+            best, choice = torch.where(better, score, best), torch.where(better, numbers[column], choice)
+    assert choice is not None
+    return choice
 
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:
@@ -127,7 +228,9 @@ class NonLocal(nn.Module):
         # With no norm after the attention, cells far from damage cannot be told by it: nothing to do, nothing lost.
         if self.config.norm == "none" and bool((keep == 1.0).all()):
             return x
-        rebuilt: Tensor = self.blocks(self.out(self.attend(x, keep, self._rows(keep))))
+        rebuilt: Tensor = self.out(self.attend(x, keep, self._rows(keep)))
+        for block in self.blocks:
+            rebuilt = block(rebuilt)
         if self.config.combine == "add":
             return x + (1.0 - keep) * rebuilt
         return keep * x + (1.0 - keep) * rebuilt
@@ -148,30 +251,26 @@ class NonLocal(nn.Module):
         """Softmax over all cells, damaged keys struck out, rows renormalised: (N, C, h, w) -> (N, C, h, w).
 
         rows: numbers of the cells to compute, row-major; the others give 0. None = all.
-        A row whose kept mass underflows 1e-12 fades to 0 instead of being blown up, as published; a photo damaged all
-        over therefore gives 0.
+        Maps of more than 1.6 megapixels of photo look no further than attended() says.
         """
+        if has_torch_function_unary(x):
+            streamed: Tensor = handle_torch_function(NonLocal.attend, (x,), self, x, keep, rows)
+            return streamed
         n, c, h, w = x.shape
-        query = self.query(x).flatten(2).transpose(1, 2)  # (N, cells, C)
-        key = self.key(x).flatten(2)  # (N, C, cells)
-        value = self.value(x).flatten(2).transpose(1, 2)  # (N, cells, C)
-        weights = keep.flatten(2)  # (N, 1, cells)
-        if rows is not None:
-            query = query[:, rows]
-        done = []
-        for now in _chunks(query.shape[1], n * h * w):
-            logits = torch.matmul(query[:, now], key)  # (N, rows, cells)
-            mass = torch.exp(logits - logits.amax(dim=2, keepdim=True))
-            kept = mass * weights
-            least = 1e-12 * mass.sum(dim=2, keepdim=True)
-            total = torch.maximum(kept.sum(dim=2, keepdim=True), least)
-            done.append(torch.matmul(kept, value) / total)
-        result = torch.cat(done, dim=1)
-        if rows is not None:
-            everywhere = result.new_zeros(n, h * w, c)
-            everywhere[:, rows] = result
-            result = everywhere
-        return result.transpose(1, 2).reshape(n, c, h, w)
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        cells = torch.arange(h * w, device=x.device) if rows is None else rows
+        out = value.new_zeros(n, h * w, c)
+        for own, region in attended(h, w):
+            near = (..., slice(region.top, region.bottom), slice(region.left, region.right))
+            keys = key[near].flatten(2)  # (N, C, cells)
+            values = value[near].flatten(2).transpose(1, 2)  # (N, cells, C)
+            weights = keep[near].flatten(2)  # (N, 1, cells)
+            inside = cells[own.holds(cells, w)]
+            for now in _chunks(len(inside), n * keys.shape[2]):
+                some = query.flatten(2)[:, :, inside[now]].transpose(1, 2)  # (N, rows, C)
+                out[:, inside[now]] = rebuilt_from(some, [(keys, values, weights)]).to(out.dtype)
+        spread: Tensor = out.transpose(1, 2).reshape(n, c, h, w)
+        return spread
 
 
 class PatchAttention(nn.Module):
@@ -179,6 +278,7 @@ class PatchAttention(nn.Module):
 
     def __init__(self, config: MappingConfig) -> None:
         super().__init__()
+        self.config = config
         wide = config.channels[-1]
         self.before = blocks(2, wide, config.norm)
         self.scales = nn.ModuleList(PatchScale(wide, size, config) for size in PATCH_SIZES)
@@ -186,13 +286,15 @@ class PatchAttention(nn.Module):
 
     def forward(self, z: Tensor, mask: Tensor | None) -> Tensor:
         """z: (N, C, h, w); mask: (N, 1, H, W) or None -> (N, C, h, w)."""
-        if mask is None:
-            mask = torch.zeros_like(z[:, :1])
-        z = self.before(z)
+        n, _, h, w = z.shape
+        damaged = z.new_zeros(n, 1, h, w) if mask is None else damaged_cells(mask, (h, w), self.config.any_damage)
+        for block in self.before:
+            z = block(z)
         for i, scale in enumerate(self.scales):
             if i:
-                z = self.between[i - 1](z)
-            z = scale(z, mask)
+                for block in cast("nn.Sequential", self.between[i - 1]):
+                    z = block(z)
+            z = scale(z, damaged)
         return z
 
 
@@ -202,28 +304,29 @@ class PatchScale(nn.Module):
     def __init__(self, channels: int, size: int, config: MappingConfig) -> None:
         super().__init__()
         self.size = size
-        self.config = config
         self.block = ResidualBlock(channels, config.norm)
         self.combine = nn.Conv2d(2 * channels + 1, channels, 3, padding=1)
 
-    def forward(self, z: Tensor, mask: Tensor) -> Tensor:
-        """z: (N, C, h, w); mask: (N, 1, H, W) -> (N, C, h, w)."""
-        damaged = damaged_cells(mask, (z.shape[2], z.shape[3]), self.config.any_damage)
-        x = self.block(z)
-        composed = torch.cat([self.compose(x[i : i + 1], damaged[i : i + 1]) for i in range(len(x))])
-        del x
+    def forward(self, z: Tensor, damaged: Tensor) -> Tensor:
+        """z: (N, C, h, w); damaged: (N, 1, h, w), 1 = damaged cell -> (N, C, h, w)."""
+        composed = self.compose(self.block(z), damaged)
         # The convolution over [z, composed, damaged] part by part: their concatenation would be the largest map of all.
         c, weight = z.shape[1], self.combine.weight
         out = F.conv2d(z, weight[:, :c], self.combine.bias, padding=1)
         out = out + F.conv2d(composed, weight[:, c : 2 * c], padding=1)
-        return out + F.conv2d(damaged, weight[:, 2 * c :], padding=1)
+        return out + F.conv2d(damaged.type_as(z), weight[:, 2 * c :], padding=1)
 
     def compose(self, x: Tensor, damaged: Tensor) -> Tensor:
-        """Replace each damaged patch of x (1, C, h, w) by its best sound patch.
+        """Replace each damaged patch of x (N, C, h, w) by its best sound patch of the same photo.
 
         Cells right of and below the last whole patch become 0, as published, so callers pad to whole patches. With no
         sound patch there is nothing to copy from, and x is returned.
         """
+        if has_torch_function_unary(x):
+            streamed: Tensor = handle_torch_function(PatchScale.compose, (x,), self, x, damaged)
+            return streamed
+        if len(x) > 1:
+            return torch.cat([self.compose(x[i : i + 1], damaged[i : i + 1]) for i in range(len(x))])
         which, choice = self.choose(x, damaged)
         if not len(which):
             return x
@@ -238,17 +341,36 @@ class PatchScale(nn.Module):
 
     def choose(self, x: Tensor, damaged: Tensor) -> tuple[Tensor, Tensor]:
         """Row-major numbers of the damaged patches of x (1, C, h, w), and of the sound patch chosen for each."""
+        which, choice = [], []
+        patches = None
+        for bad, good in self.sorted_out(damaged):
+            patches = self.flattened(x) if patches is None else patches
+            keys = patches[good]
+            which.append(bad)
+            choice += [most_alike(patches[bad[r]], [(good, keys)]) for r in _chunks(len(bad), len(good))]
+        none = torch.zeros(0, dtype=torch.long, device=x.device)
+        return torch.cat([none, *which]), torch.cat([none, *choice])
+
+    def sorted_out(self, damaged: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(damaged, sound) patches, as row-major numbers, of each region that has both; damaged: (1, 1, h, w).
+
+        The damaged ones are those of a block, the sound ones those of the region that it looks at; see attended().
+        """
         p = self.size
-        down, across = x.shape[2] // p, x.shape[3] // p
-        share = F.avg_pool2d(damaged, p).flatten()
-        bad = torch.nonzero(share > DAMAGED_SHARE).flatten()
-        good = torch.nonzero(share <= DAMAGED_SHARE).flatten()
-        if not len(bad) or not len(good):
-            return bad[:0], bad[:0]
+        share = F.avg_pool2d(damaged, p)[0, 0]
+        bad, good = (
+            torch.nonzero(each.flatten()).flatten() for each in (share > DAMAGED_SHARE, share <= DAMAGED_SHARE)
+        )
+        down, across = share.shape
+        for own, region in attended(down, across, PATCH_BLOCK // p, PATCH_MARGIN // p):
+            inside, around = bad[own.holds(bad, across)], good[region.holds(good, across)]
+            if len(inside) and len(around):
+                yield inside, around
+
+    def flattened(self, x: Tensor) -> Tensor:
+        """The whole patches of x (1, C, h, w), normalised: (patches, C p p), channel-major, then row, column."""
+        p, (down, across) = self.size, (x.shape[2] // self.size, x.shape[3] // self.size)
         cells = x[0, :, : down * p, : across * p].reshape(x.shape[1], down, p, across, p)
-        patches = cells.permute(1, 3, 0, 2, 4).reshape(down * across, -1)  # channel-major, then row, column
-        patches = patches / patches.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        keys = patches[good].T  # (C p p, sound)
-        # The published choice is the argmax of a float32 softmax, where near-equal correlations tie.
-        best = [torch.softmax(patches[bad[r]] @ keys, dim=1).argmax(dim=1) for r in _chunks(len(bad), len(good))]
-        return bad, good[torch.cat(best)]
+        patches = cells.permute(1, 3, 0, 2, 4).reshape(down * across, -1)
+        lengths: Tensor = patches.norm(dim=1, keepdim=True)
+        return patches / lengths.clamp_min(1e-12)

@@ -59,12 +59,14 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (N, 3, H, W) in [-1, 1]; mask: (N, 1, H, W), 1 = damaged -> (N, C, H/4, W/4)."""
         if self.config.mask_input:
-            x = torch.cat([x, torch.zeros_like(x[:, :1]) if mask is None else mask], dim=1)
+            mask = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
+            x = torch.cat([x, mask], dim=1)
         x = activate(normalise(self.stem(reflect(x, 3)), self.config.norm))
         for conv in self.down:
             x = activate(normalise(conv(x), self.config.norm))
-        latent: Tensor = self.blocks(x)
-        return latent
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
 class Decoder(nn.Module):
@@ -83,10 +85,11 @@ class Decoder(nn.Module):
 
     def paint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, h, w) -> features (N, width, 4h, 4w), and the picture painted from the latents alone, in [-1, 1]."""
-        x = self.blocks(z)
+        for block in self.blocks:
+            z = block(z)
         for conv in self.up:
-            x = activate(normalise(conv(x), self.config.norm))
-        return x, torch.tanh(self.head(reflect(x, 3)))
+            z = activate(normalise(conv(z), self.config.norm))
+        return z, torch.tanh(self.head(reflect(z, 3)))
 
     def forward(self, z: Tensor, source: Source | None = None) -> Tensor:
         """z: (N, C, h, w); source: of 4h x 4w, or None -> (N, 3, 4h, 4w), in [-1, 1] where nothing is refined."""
