@@ -448,7 +448,8 @@ def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            # Without the time of day, by which two archives of the same members would differ.
+            archive.writestr(zipfile.ZipInfo(name), data, compression)
     return buffer.getvalue()
 
 
