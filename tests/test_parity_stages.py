@@ -80,6 +80,38 @@ def test_detection_sizes(shared: Path) -> None:
     assert checked > 20
 
 
+@pytest.mark.parametrize("name", ["man", "pair"])
+def test_resized_pictures(name: str, shared: Path) -> None:
+    """The product pads instead; these hold the rule by which the goldens of whole runs were resized."""
+    stages = shared / "reference" / "stages"
+    photo = picture(stages / "inputs" / f"{name}.png")
+    for golden, multiple, how in (
+        ("detection_full_size", 16, Image.Resampling.BICUBIC),
+        ("restore_full", 4, Image.Resampling.BILINEAR),
+    ):
+        path = stages / "resize" / f"{name}.{golden}.png"
+        if path.is_file():
+            assert np.array_equal(resized(photo, multiple, how), picture(path)), path.name
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_saved_pictures(number: int, shared: Path) -> None:
+    """Faces are saved as they are, the product's way too; restored pictures are stretched, which it never does."""
+    save = shared / "reference" / "stages" / "save"
+    with np.load(save / f"generated_{number}.npz") as file:
+        (name,) = file.files
+        made = torch.from_numpy(file[name]).reshape(1, 3, *file[name].shape[-2:])
+    assert np.array_equal(stretched(made), picture(save / f"restored_{number}.png"))
+    assert np.abs(to_pixels(made, np.uint8).astype(int) - picture(save / f"face_{number}.png")).max() <= 1
+
+
+def test_a_photo_damaged_all_over_stays_so(shared: Path) -> None:
+    """The reference turns an all-white mask black when it saves it: a fault that the product does not share."""
+    black = mask_of(shared / "reference" / "stages" / "detection" / "all_ones_becomes.png")
+    assert not black.any()
+    assert scratch_mask(torch.ones(1, 1, 4, 4), black.shape, 0.4, smooth=False).all()
+
+
 @pytest.mark.parametrize("name", ["boy", "pair"])
 @pytest.mark.parametrize("grown", [0, 3])
 def test_hole_filling(name: str, grown: int, shared: Path) -> None:
