@@ -17,6 +17,8 @@ from oldphoto.colour import cmyk_to_rgb, from_srgb, rgb_to_cmyk, to_srgb
 from oldphoto.image import read_photo, write_photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, restore
+from oldphoto.tensors import Pixels, to_pixels, to_tensor
+from oldphoto.translation import Plan, Translated
 from tests.pictures import (
     adobe_rgb,
     exiftool,
@@ -181,16 +183,18 @@ def test_inks_turn_with_the_photo() -> None:
 
 
 class Glass:
-    """Networks that change nothing, and remember what they saw."""
+    """Networks that scale what they see, in [-1, 1], by a factor, 1 for no change, and remember what they saw."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, factor: float = 1.0) -> None:
         self.seen: NDArray[np.float64] | None = None
-        monkeypatch.setattr(pipeline, "translate", self.translate)
+        self.factor = factor
+        monkeypatch.setattr(pipeline, "translate_photo", self.translate)
         monkeypatch.setattr(Models, "translation", lambda *a, **k: None)
 
-    def translate(self, x: Any, *rest: Any, **options: Any) -> Any:
-        self.seen = (x[0].permute(1, 2, 0).cpu().numpy() + 1) * 127.5
-        return x
+    def translate(self, pixels: Pixels, *rest: Any, **options: Any) -> Translated:
+        x = to_tensor(pixels)
+        self.seen = (x[0].permute(1, 2, 0).numpy().astype(np.float64) + 1) * 127.5
+        return Translated(to_pixels(x * self.factor, pixels.dtype), Plan("whole", 0))
 
 
 @pytest.fixture
@@ -231,8 +235,7 @@ def test_a_file_comes_back_the_same_from_networks_that_change_nothing(
 def test_a_restored_sixteen_bit_photo_has_more_than_256_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Models
 ) -> None:
-    Glass(monkeypatch)
-    monkeypatch.setattr(pipeline, "translate", lambda x, *rest, **options: x * 0.9)
+    Glass(monkeypatch, 0.9)
     ramp = np.repeat(np.linspace(2000, 60000, 4800).astype(np.uint16).reshape(60, 80, 1), 3, axis=2)
     for icc in (None, adobe_rgb()):
         photo = read_photo(tiff(ramp, photometric="rgb", iccprofile=icc))
