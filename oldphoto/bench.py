@@ -15,7 +15,7 @@ import psutil
 from numpy.typing import NDArray
 
 from oldphoto.faces import detect_faces
-from oldphoto.memory import default_limit
+from oldphoto.memory import limit
 from oldphoto.options import Options
 from oldphoto.pipeline import Models
 from oldphoto.translation import translate_photo
@@ -95,9 +95,8 @@ def _damaged(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models,
 
 def _translated(pixels: NDArray[np.uint8], mask: NDArray[np.bool_] | None, models: Models, options: Options) -> str:
     nets = models.translation(mask is not None, options.large(pixels.shape[1], pixels.shape[0]))
-    limit = default_limit() if options.max_memory is None else options.max_memory
     with models.inference():
-        return translate_photo(pixels, mask, nets, models.device, limit).plan.way
+        return translate_photo(pixels, mask, nets, models.device, limit(options.max_memory)).plan.way
 
 
 def _faces(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models, options: Options) -> None:

@@ -32,9 +32,9 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def default_limit() -> int:
-    """What this process may hold in all where the user does not say, in bytes."""
-    return resident() + int(available() * DEFAULT_SHARE)
+def limit(chosen: int | None) -> int:
+    """What this process may hold in all, in bytes: as the user chose, or else a share of what is free."""
+    return resident() + int(available() * DEFAULT_SHARE) if chosen is None else chosen
 
 
 def ran_out(error: BaseException) -> bool:

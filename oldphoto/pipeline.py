@@ -24,7 +24,7 @@ from oldphoto.errors import UsageError
 from oldphoto.faces import Face, Landmarks, cut_faces, detect_faces, eight_bits, enhance_faces, joined
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact, load_published, placed
-from oldphoto.memory import default_limit, out_of_memory, ran_out
+from oldphoto.memory import limit, out_of_memory, ran_out
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
@@ -89,8 +89,8 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
                 )
         with _timed(seconds, "translation"):
             nets = models.translation(mask is not None, large)
-            limit = default_limit() if options.max_memory is None else options.max_memory
-            translated = translate_photo(seen, mask, nets, models.device, limit, trusted=trusted)
+            most = limit(options.max_memory)
+            translated = translate_photo(seen, mask, nets, models.device, most, trusted=trusted)
             pixels = translated.pixels
         faces: tuple[Face, ...] = ()
         if options.enhances_faces:
@@ -134,8 +134,7 @@ def plan(size: tuple[int, int], depth: int, damaged: bool, models: Models, optio
     damaged: there is a mask, or scratches are looked for. Raises OutOfMemoryError where it cannot be done.
     """
     nets = models.translation(damaged, options.large(*size))
-    limit = default_limit() if options.max_memory is None else options.max_memory
-    return plan_translation((size[1], size[0]), depth, damaged, nets, models.device, limit)
+    return plan_translation((size[1], size[0]), depth, damaged, nets, models.device, limit(options.max_memory))
 
 
 class Models:

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import zlib
+from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -165,26 +166,16 @@ def press_profile() -> bytes:
     axis = np.linspace(0, 1, 7)
     inks = np.stack(np.meshgrid(axis, axis, axis, axis, indexing="ij"), axis=-1)
     rgb = (1 - 0.9 * inks[..., :3]) * (1 - 0.95 * inks[..., 3:])
-    to_lab = ImageCms.buildTransform(
-        ImageCms.createProfile("sRGB"),
-        ImageCms.createProfile("LAB"),
-        "RGB",
-        "LAB",
-        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-    )
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    to_lab = ImageCms.buildTransform(*profiles, "RGB", "LAB", renderingIntent=relative)
     shown = Image.fromarray(np.rint(rgb.reshape(-1, 49, 3) * 255).astype(np.uint8))
     forward = np.asarray(ImageCms.applyTransform(shown, to_lab)).copy().reshape(*inks.shape[:4], 3)
     forward[..., 1:] += 128  # signed in Pillow, offset in a profile
     light = np.linspace(0, 255, 9)
     lab = np.stack(np.meshgrid(light, light, light, indexing="ij"), axis=-1).astype(np.uint8)
     lab[..., 1:] -= 128
-    to_rgb = ImageCms.buildTransform(
-        ImageCms.createProfile("LAB"),
-        ImageCms.createProfile("sRGB"),
-        "LAB",
-        "RGB",
-        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-    )
+    to_rgb = ImageCms.buildTransform(*profiles[::-1], "LAB", "RGB", renderingIntent=relative)
     flat = Image.frombytes("LAB", (27, 27), lab.tobytes())
     seen = np.asarray(ImageCms.applyTransform(flat, to_rgb)).reshape(9, 9, 9, 3) / 255
     missing = 1 - seen
@@ -307,3 +298,13 @@ def exiftool(path: Path) -> dict[str, Any]:
         *("SampleFormat", "ThumbnailOffset", "ProfileName"),
     )
     return {key: tags[key] for key in tags if not key.startswith(groups) and not key.endswith(names)}
+
+
+def damaged_copies(data: bytes, count: int, *, hits: int, first: int = 0) -> Iterator[bytes]:
+    """Copies of a file with `hits` random bytes, from `first` on, and cut off somewhere; the same every time."""
+    rng = np.random.default_rng(5)
+    for _ in range(count):
+        broken = bytearray(data)
+        for at in rng.integers(first, len(data), hits):
+            broken[at] = rng.integers(0, 256)
+        yield bytes(broken[: rng.integers(100, len(data))])
