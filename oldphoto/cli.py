@@ -1181,8 +1181,9 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="old-vae, clean-vae, mapping, finetune, scratch-unet, landmarks, face-generator; in this order. The "
-            "published ones have no finetune, but mapping-scratch, mapping-patch-attention, face-generator-256, -512."
+            help="landmarks, scratch-unet, old-vae, clean-vae, mapping, finetune, face-generator; in this order. The "
+            "published ones have no finetune, but mapping-scratch, mapping-patch-attention, face-generator-256, -512. "
+            "all: every one but landmarks."
         ),
     ],
     data: Data,
@@ -1197,7 +1198,7 @@ def train(
     rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and samples.")] = None,
 ) -> None:
-    """Run one stage of training, going on from its last checkpoint; run it again after an interruption."""
+    """Run one stage of training, or all, going on from the last checkpoint; run it again after an interruption."""
     console = stderr()
     if stage == "landmarks":
         if not (steps is batch is size is rate is seed is None) or device != "cpu":
@@ -1210,6 +1211,7 @@ def train(
         typer.echo(f"{target}: {error}")
         return
     from oldphoto.training.train import train as run
+    from oldphoto.training.train import train_all
 
     with Progress(
         TextColumn("{task.description}"),
@@ -1222,25 +1224,19 @@ def train(
     ) as progress:
         task = progress.add_task(stage, total=None, losses="")
 
-        def report(row: dict[str, float | int | str]) -> None:
+        def report(name: str, row: dict[str, float | int | str]) -> None:
             losses = " ".join(f"{k} {v}" for k, v in row.items() if k not in ("step", "of", "seconds"))
-            progress.update(task, completed=float(row["step"]), total=float(row["of"]), losses=losses)
+            progress.update(task, description=name, completed=float(row["step"]), total=float(row["of"]), losses=losses)
             if not console.is_terminal:
-                console.print(Text(f"{stage} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
+                console.print(Text(f"{name} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
 
-        files = run(
-            stage,
-            data,
-            output,
-            nets=nets.value,
-            device=device,
-            report=report,
-            steps=steps,
-            batch=batch,
-            size=size,
-            rate=rate,
-            seed=seed,
-        )
+        recipe: dict[str, Any] = {"steps": steps, "batch": batch, "size": size, "rate": rate, "seed": seed}
+        if stage == "all":
+            files = train_all(data, output, nets=nets.value, device=device, report=report, **recipe)
+        else:
+            files = run(
+                stage, data, output, nets=nets.value, device=device, report=lambda row: report(stage, row), **recipe
+            )
     for file in files:
         typer.echo(str(file))
 

@@ -17,15 +17,19 @@ from typer.testing import CliRunner
 
 from oldphoto import cli
 from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError, WeightsCorruptError
+from oldphoto.faces import Face
 from oldphoto.loading import PUBLISHED, load_compact
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
+from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.vae import VaeConfig
-from oldphoto.training import degrade, stages
-from oldphoto.training.data import Photos, batches, image_files, overlays
+from oldphoto.training import ageing, degrade, stages
+from oldphoto.training.ageing import Dice
+from oldphoto.training.data import DamageMaps, Photos, image_files, overlays, read_photos
 from oldphoto.training.evaluate import Pair, area_under_curve, colour_shift, gmsd, pairs, psnr, ssim, tuned
+from oldphoto.training.losses import likeness
 from oldphoto.training.pairs import RECIPES, write_pairs
-from oldphoto.training.train import train
+from oldphoto.training.train import train, train_all
 
 
 def photo(seed: int, side: int = 96) -> degrade.Image:
@@ -37,14 +41,20 @@ def photo(seed: int, side: int = 96) -> degrade.Image:
     return np.clip(np.asarray(big, np.float32), 0.0, 1.0)
 
 
+def eight_bits(image: degrade.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return (image * 255).astype(np.uint8)
+
+
+CPU = torch.device("cpu")
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     for part, count in (("clean", 3), ("old", 2), ("faces", 1)):
         (folder / part).mkdir(parents=True)
         for i in range(count):
-            pixels = (photo(i, 300) * 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / part / f"{i}.png")
+            Image.fromarray(eight_bits(photo(i, 300))).save(folder / part / f"{i}.png")
     (folder / "damage" / "hair").mkdir(parents=True)
     stroke = np.zeros((120, 60), np.uint8)
     cv2.line(stroke, (5, 5), (50, 110), 255, 3)
@@ -112,24 +122,132 @@ def test_whitened_paints_the_mask_alone() -> None:
     assert np.array_equal(hurt[20:], clean[20:])
 
 
-def test_batches_resume_where_they_stopped() -> None:
-    def draw(rng: np.random.Generator) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-        return {"x": rng.random((2, 2)).astype(np.float32)}
+def batch_of(*photos: degrade.Image) -> torch.Tensor:
+    return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous()
 
-    whole = [b["x"] for b in batches(draw, 3, 7, 0, 6)]
-    rest = [b["x"] for b in batches(draw, 3, 7, 4, 6)]
-    assert len(whole) == 6
-    assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
-    assert not torch.equal(whole[0], whole[1])
+
+SAME = ("gaussian_blur", "optical_blur", "motion_blur", "low_resolution", "fading", "uneven_exposure", "halftone")
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_tensors_are_aged_as_arrays_are(name: str) -> None:
+    """Both draw the same figures from the same seed; OpenCV did the arithmetic of one of them."""
+    photos = [photo(seed, 96) for seed in (1, 2, 3)]
+    for seed in range(4):
+        rng, dice = np.random.default_rng(seed), Dice.seeded(CPU, 0)
+        old = getattr(ageing, name)(batch_of(*photos), Dice(np.random.default_rng(seed), dice.device))
+        wanted = [degrade.SINGLE[name](p, rng) for p in photos]
+        assert np.allclose(old.permute(0, 2, 3, 1).numpy(), np.stack(wanted), atol=3e-5)
+
+
+def test_tensor_jpeg_is_near_libjpeg_s() -> None:
+    """Nearer to what libjpeg makes of a photo than a third of the harm, at every quality."""
+    rough = np.clip(photo(4, 128) + 0.05 * np.random.default_rng(4).standard_normal((128, 128, 3)), 0, 1)
+    clean = (np.rint(rough * 255) / 255).astype(np.float32)
+    for seed in range(8):
+        by_libjpeg = degrade.jpeg(clean, np.random.default_rng(seed))
+        dice = Dice(np.random.default_rng(seed), torch.Generator())
+        by_tensors = ageing.jpeg(batch_of(clean), dice)[0].permute(1, 2, 0).numpy()
+        harm = np.abs(by_libjpeg - clean).mean()
+        assert np.abs(by_tensors - by_libjpeg).mean() < max(harm / 3, 0.6 / 255)
+        assert np.abs(by_tensors - clean).mean() == pytest.approx(harm, rel=0.1, abs=0.3 / 255)
+
+
+@pytest.mark.parametrize("name", ["gaussian_noise", "speckle", "salt_and_pepper", "film_grain"])
+def test_tensor_noise_is_as_strong_as_array_noise(name: str) -> None:
+    mid = np.full((64, 64, 3), 0.5, np.float32)
+    by_arrays = [np.abs(degrade.SINGLE[name](mid, np.random.default_rng(s)) - mid).mean() for s in range(150)]
+    dice = Dice.seeded(CPU, 1)
+    by_tensors = (getattr(ageing, name)(batch_of(mid).expand(150, -1, -1, -1), dice) - 0.5).abs().mean(dim=(1, 2, 3))
+    assert float(by_tensors.mean()) == pytest.approx(float(np.mean(by_arrays)), rel=0.15)
+    assert float(by_tensors.std()) == pytest.approx(float(np.std(by_arrays)), rel=0.35)
+
+
+def test_the_wider_mixture_leaves_some_photos_alone_and_repeats_by_its_seed() -> None:
+    clean = batch_of((np.rint(photo(2, 64) * 255) / 255).astype(np.float32)).expand(300, -1, -1, -1)
+    old = ageing.wider_mixture(clean, Dice.seeded(CPU, 3))
+    same = (old - clean).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert 0.06 < float(same.float().mean()) < 0.22
+    assert torch.equal(old, ageing.wider_mixture(clean, Dice.seeded(CPU, 3)))
+    assert not torch.equal(old, ageing.wider_mixture(clean, Dice.seeded(CPU, 4)))
+    assert torch.allclose(old * 255, (old * 255).round(), atol=1e-3)
+
+
+def test_covered_changes_what_is_damaged_alone() -> None:
+    clean = batch_of(photo(3)).expand(40, -1, -1, -1)
+    opacity = torch.zeros(40, 1, 96, 96)
+    opacity[:, :, 10:20] = 1.0
+    old = ageing.covered(clean, opacity, Dice.seeded(CPU, 0))
+    assert torch.equal(old[:, :, 20:], clean[:, :, 20:])
+    white = (old[:, :, 10:20] == 1.0).all(dim=3).all(dim=2).all(dim=1)
+    assert 10 < int(white.sum()) < 32
+
+
+def test_crops_are_pieces_of_the_photos(data: Path) -> None:
+    photos = read_photos(data / "clean")
+    crops = (Photos(photos, CPU, 256).crops(8, 64, Dice.seeded(CPU, 5)) * 255).round().byte().permute(0, 2, 3, 1)
+    found = 0
+    for crop in crops.numpy():
+        pieces = [np.rot90(view, turn) for view in (crop, crop[:, ::-1]) for turn in range(4)]
+        best = [
+            float(cv2.matchTemplate(p, np.ascontiguousarray(q), cv2.TM_SQDIFF).min()) for p in photos for q in pieces
+        ]
+        found += min(best) < 600.0  # of some 10^8: the sums are rounded
+    assert found == 8  # at 300 pixels, no photo has a smaller copy of 256
+    with pytest.raises(ValueError, match="crops of 320"):
+        Photos(photos, CPU, 256).crops(1, 320, Dice.seeded(CPU, 0))
+
+
+def test_reduced_copies_are_cropped_too() -> None:
+    gradient = np.repeat(np.linspace(0, 255, 512)[None, :, None].repeat(512, 0), 3, axis=2).astype(np.uint8)
+    crops = Photos([gradient], CPU, 128).crops(60, 128, Dice.seeded(CPU, 6))
+    spans = (crops.amax(dim=(1, 2, 3)) - crops.amin(dim=(1, 2, 3))).numpy()
+    assert {round(float(span) * 4) for span in spans} == {1, 2}  # a quarter of the gradient, or half; 3/8 is between
+
+
+def test_damage_maps_are_the_drawn_damage(data: Path) -> None:
+    maps = DamageMaps(overlays(data / "damage"), 6, 128, 3, CPU)
+    opacity = maps.opacity(50, 128, Dice.seeded(CPU, 0))
+    assert opacity.shape == (50, 1, 128, 128)
+    shares = {round(float(x), 4) for x in (maps.maps > 76).float().mean(dim=(1, 2))}
+    assert {round(float(x), 4) for x in (opacity > 76.5 / 255).float().mean(dim=(1, 2, 3))} <= shares
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_step_s_samples_depend_on_its_seed_alone(data: Path) -> None:
+    def stage() -> stages.Stage:
+        recipe = stages.Recipe(steps=4, batch=4, size=64)
+        return stages.VaeStage(stages.Folders.below(data), recipe, CPU, stages.COMPACT["old_vae"], old=True)
+
+    one, other = stage(), stage()
+    one.batch(0)
+    first, again = one.batch(2), other.batch(2)
+    assert set(first) == {"clean", "old", "mask", "real"}
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["clean"], one.batch(3)["clean"])
+    assert first["old"].abs().max() <= 1.0
+
+
+def test_likeness_counts_every_photo_by_its_own_share() -> None:
+    """A tenth less error is worth as much in a good photo as in a bad one; the floors hold where nothing is wrong."""
+    true = torch.zeros(2, 3, 8, 8)
+    good, bad = 0.05 * torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)
+
+    def total(a: float, b: float) -> float:
+        return float(torch.stack(list(likeness(torch.cat([a * good, b * bad]), true).values())).sum())
+
+    base = total(1.0, 1.0)
+    assert base - total(0.9, 1.0) == pytest.approx(base - total(1.0, 0.9), rel=0.15)
+    assert np.isfinite(total(0.0, 0.0))
 
 
 def test_photos_leave_out_small_ones_and_say_when_none_is_left(data: Path) -> None:
     Image.new("RGB", (100, 400)).save(data / "clean" / "small.png")
     (data / "clean" / ".hidden.png").write_bytes(b"no image")
-    assert len(Photos(data / "clean").pixels) == 3
+    assert len(read_photos(data / "clean")) == 3
     assert len(image_files(data / "clean")) == 4
     with pytest.raises(NoInputError, match="at least 512"):
-        Photos(data / "clean", least=512)
+        read_photos(data / "clean", least=512)
     with pytest.raises(NoInputError, match="no images"):
         image_files(data / "damage" / "hair" / "nothing")
 
@@ -196,6 +314,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "clean_vae": replace(old, mask_input=False, refine=4),
         "mapping": mapping,
         "scratch_unet": ScratchUnetConfig(width=2),
+        "face_generator": FaceGeneratorConfig(width=1, steering=2, residual=True),
     }
     for name, config in small.items():
         monkeypatch.setitem(stages.COMPACT, name, config)
@@ -204,18 +323,40 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_all_stages_train_in_order_and_their_weights_load(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    rows: list[dict[str, float | int | str]] = []
-    for stage in ("old-vae", "clean-vae", "mapping", "finetune", "scratch-unet"):
-        files = train(stage, data, out, steps=2, batch=2, size=64, report=rows.append)
-        assert all(next(load_compact(f).parameters()).isfinite().all() for f in files)
-    assert [r["step"] for r in rows] == [2] * 5
-    assert {"psnr", "psnr_input", "psnr_undamaged"} <= set(rows[3])
+    (out / "aligned-64").mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(eight_bits(photo(i, 64))).save(out / "aligned-64" / f"{i}.png")
+    rows: dict[str, dict[str, float | int | str]] = {}
+    files = train_all(data, out, steps=2, batch=4, size=64, report=rows.__setitem__)
+    assert sorted(f.stem for f in files) == sorted(stages.COMPACT)
+    assert all(next(load_compact(f).parameters()).isfinite().all() for f in files)
+    assert list(rows) == list(stages.STAGES["compact"])
+    assert {row["step"] for row in rows.values()} == {2}
+    assert {"psnr", "psnr_input", "psnr_undamaged"} <= set(rows["finetune"])
+    assert {"psnr", "psnr_input", "psnr_sharp"} <= set(rows["face-generator"])
     logged = [json.loads(line) for line in (out / "finetune.jsonl").read_text().splitlines()]
-    assert logged == [rows[3]]
+    assert logged == [rows["finetune"]]
     # TensorBoard's own format: records of length, CRC, protobuf.
     (events,) = (out / "finetune.tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents")
     assert b"psnr_undamaged" in events.read_bytes()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_faces_are_aligned_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the search found is kept; without a face there is nothing to train on."""
+    monkeypatch.setattr(stages, "Landmarks", lambda _path: None)
+    matrix = np.eye(3)
+    crop = eight_bits(photo(9, 64))
+    face = Face((0, 0, 9, 9), 1.0, np.zeros((5, 2)), matrix, crop)
+    monkeypatch.setattr(stages, "find_faces", lambda *_: [face])
+    found = stages.aligned_faces(data / "faces", tmp_path, 64, CPU)
+    assert np.array_equal(found[0].permute(1, 2, 0).numpy(), crop)
+    monkeypatch.setattr(stages, "find_faces", lambda *_: [])
+    stages.aligned_faces.cache_clear()
+    assert torch.equal(stages.aligned_faces(data / "faces", tmp_path, 64, CPU), found)
+    with pytest.raises(NoInputError, match="no face"):
+        stages.aligned_faces(data / "faces", tmp_path / "elsewhere", 64, CPU)
 
 
 def test_the_published_architecture_trains_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,9 @@
-"""Plain folders of images -> batches. Every sample is drawn from its own seed, so that a resumed run sees what an
-uninterrupted one would have seen."""
+"""Plain folders of images -> training crops, cut on the device that trains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -15,10 +14,15 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from oldphoto.errors import NoInputError
-from oldphoto.training.degrade import Generator, Image
+from oldphoto.training import degrade
+from oldphoto.training.ageing import Dice
+
+Pixels = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
-Sample = dict[str, NDArray[np.float32]]
+# A photo is cropped at its own size and at these shares of it, so that small things are seen too.
+SCALES = (1.0, 2.0 / 3.0, 0.5)
+SCALE_CHANCES = (0.5, 0.25, 0.25)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -29,71 +33,123 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-class Photos:
-    """The photos of a folder, decoded once and kept as uint8 (H, W, 3); larger ones are reduced.
+def read_photos(folder: Path, short_side: int = 608, least: int = 256) -> list[Pixels]:
+    """The photos of a folder, each (H, W, 3) RGB.
 
-    short_side: photos are reduced to it; least: those smaller than this on a side are left out, as published.
+    short_side: larger ones are reduced to it; least: those smaller than this on a side are left out, as published.
+    Raises NoInputError where none is left.
+    """
+    photos: list[Pixels] = []
+    for file in image_files(folder):
+        with PillowImage.open(file) as image:
+            rgb = image.convert("RGB")
+        if min(rgb.size) < least:
+            continue
+        if min(rgb.size) > short_side:
+            f = short_side / min(rgb.size)
+            rgb = rgb.resize((round(rgb.width * f), round(rgb.height * f)), PillowImage.Resampling.LANCZOS)
+        photos.append(np.asarray(rgb))
+    if not photos:
+        raise NoInputError(f"{folder}: no photo of at least {least} x {least} pixels")
+    return photos
+
+
+class Photos:
+    """Photos on the device, as one run of pixels, from which crops of a batch are gathered at once.
+
+    photos: each (H, W, 3) RGB. least: sides that a reduced copy must have to be kept.
     """
 
-    def __init__(self, folder: Path, short_side: int = 608, least: int = 256) -> None:
-        self.files = image_files(folder)
-        self.pixels: list[NDArray[np.uint8]] = []
-        for file in self.files:
-            with PillowImage.open(file) as image:
-                rgb = image.convert("RGB")
-            if min(rgb.size) < least:
-                continue
-            if min(rgb.size) > short_side:
-                f = short_side / min(rgb.size)
-                rgb = rgb.resize((round(rgb.width * f), round(rgb.height * f)), PillowImage.Resampling.LANCZOS)
-            self.pixels.append(np.asarray(rgb))
-        if not self.pixels:
-            raise NoInputError(f"{folder}: no photo of at least {least} x {least} pixels")
+    def __init__(self, photos: Sequence[Pixels], device: torch.device, least: int) -> None:
+        # Of each photo and scale: first pixel, height, width. A scale that is too small repeats the one above.
+        self.places = np.zeros((len(photos), len(SCALES), 3), np.int64)
+        runs, at = [], 0
+        for place, photo in zip(self.places, photos, strict=True):
+            for k, scale in enumerate(SCALES):
+                h, w = (round(side * scale) for side in photo.shape[:2])
+                if k and min(h, w) < least:
+                    place[k] = place[k - 1]
+                    continue
+                copy = photo if not k else np.asarray(cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA))
+                place[k] = at, h, w
+                runs.append(np.ascontiguousarray(copy, np.uint8).reshape(-1, 3))
+                at += h * w
+        self.pixels = torch.from_numpy(np.concatenate(runs)).to(device)
 
-    def crop(self, size: int, rng: Generator) -> Image:
-        """A random square (size, size, 3) in [0, 1]: scaled by 1/2 to 1 where the photo allows, flipped, turned."""
-        photo = self.pixels[int(rng.integers(len(self.pixels)))]
-        h, w = photo.shape[:2]
-        side = int(min(min(h, w), size * rng.choice((1.0, 1.0, 1.5, 2.0))))
-        y, x = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
-        crop = photo[y : y + side, x : x + side]
-        if side != size:
-            how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-            crop = np.asarray(cv2.resize(crop, (size, size), interpolation=how), np.uint8)
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        if rng.random() < 0.1:
-            crop = np.rot90(crop, int(rng.integers(1, 4)))
-        return np.ascontiguousarray(crop, dtype=np.float32) / np.float32(255.0)
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def crops(self, count: int, size: int, dice: Dice) -> Tensor:
+        """(count, 3, size, size) in [0, 1]: random photos, scales, places; half of them mirrored, one in ten turned.
+
+        Raises ValueError where `size` is larger than a photo.
+        """
+        rng = dice.host
+        those = rng.integers(len(self.places), size=count)
+        first, height, width = self.places[those, rng.choice(len(SCALES), count, p=SCALE_CHANCES)].T
+        if min(height.min(), width.min()) < size:
+            raise ValueError(f"crops of {size} pixels from photos of {min(height.min(), width.min())}")
+        top, left = (np.floor(rng.random(count) * (side - size + 1)).astype(np.int64) for side in (height, width))
+        along = np.arange(size)
+        rows, columns = top[:, None] + along, left[:, None] + along
+        turned = rng.random(count) < 0.1
+        mirrored = rng.random(count) < 0.5
+        columns[mirrored] = columns[mirrored, ::-1]
+        upset = turned & (rng.random(count) < 0.5)
+        rows[upset] = rows[upset, ::-1]
+        starts = dice.placed(first[:, None] + rows * width[:, None])
+        index = starts[:, :, None] + dice.placed(columns)[:, None]  # (count, size, size)
+        turn = dice.placed(turned & (rng.random(count) < 2.0 / 3.0)).view(-1, 1, 1)
+        index = torch.where(turn, index.transpose(1, 2), index)
+        return self.pixels[index].permute(0, 3, 1, 2).float() / 255.0
 
 
-def overlays(folder: Path) -> dict[str, list[NDArray[np.uint8]]]:
+class DamageMaps:
+    """Drawn damage on the device, cropped, mirrored and turned anew each time it is laid on.
+
+    overlays: see degrade.damage. count maps of `side` x `side` pixels are drawn.
+    """
+
+    def __init__(
+        self, overlays: Mapping[str, Sequence[Pixels]], count: int, side: int, seed: int, device: torch.device
+    ) -> None:
+        rng = np.random.default_rng([11, seed])
+        maps = np.stack(
+            [
+                np.rint(degrade.damage((side, side), overlays, rng).opacity * 255.0).astype(np.uint8)
+                for _ in range(count)
+            ]
+        )
+        self.maps = torch.from_numpy(maps).to(device)
+
+    def opacity(self, count: int, size: int, dice: Dice) -> Tensor:
+        """(count, 1, size, size) in [0, 1]."""
+        rng, side = dice.host, self.maps.shape[1]
+        those = rng.integers(len(self.maps), size=count)
+        lines = rng.integers(side - size + 1, size=(2, count))[..., None] + np.arange(size)
+        backwards = rng.random((2, count)) < 0.5
+        lines[backwards] = lines[backwards, ::-1]
+        index = dice.placed((those[:, None] * side + lines[0]) * side)[:, :, None] + dice.placed(lines[1])[:, None]
+        index = torch.where(dice.placed(rng.random(count) < 0.5).view(-1, 1, 1), index.transpose(1, 2), index)
+        return self.maps.view(-1)[index][:, None].float() / 255.0
+
+
+@lru_cache(maxsize=8)
+def photos_of(folder: Path, device: torch.device, short_side: int, least: int) -> Photos:
+    """The photos of a folder, read once for all stages of a run."""
+    return Photos(read_photos(folder, short_side, least), device, least)
+
+
+@lru_cache(maxsize=4)
+def damage_of(folder: Path, device: torch.device, count: int, side: int, seed: int) -> DamageMaps:
+    """Maps of the overlays of a folder, drawn once for all stages of a run."""
+    return DamageMaps(overlays(folder), count, side, seed, device)
+
+
+def overlays(folder: Path) -> dict[str, list[Pixels]]:
     """Damage overlays by kind (sub-folder): grey uint8, 255 = fully covered."""
-    kinds: dict[str, list[NDArray[np.uint8]]] = {}
+    kinds: dict[str, list[Pixels]] = {}
     for file in image_files(folder):
         with PillowImage.open(file) as image:
             kinds.setdefault(file.parent.name, []).append(np.asarray(image.convert("L")))
     return kinds
-
-
-def planes(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, W, 3) in [0, 1] -> (3, H, W) in [-1, 1]."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1)) * np.float32(2.0) - np.float32(1.0)
-
-
-def batches(
-    draw: Callable[[Generator], Sample], batch: int, seed: int, first: int, last: int, workers: int = 2
-) -> Iterator[dict[str, Tensor]]:
-    """Batches number first to last - 1 of the endless stream of `seed`, one step ahead of their use."""
-
-    def one(step: int) -> dict[str, Tensor]:
-        samples = [draw(np.random.default_rng([seed, step, i])) for i in range(batch)]
-        return {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
-
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(one, s) for s in range(first, min(first + workers, last))]
-        for step in range(first, last):
-            ready = waiting.pop(0)
-            if step + workers < last:
-                waiting.append(pool.submit(one, step + workers))
-            yield ready.result()

@@ -1,7 +1,8 @@
 """Synthetic ageing: seeded degradations of clean photos, and damage with its true mask.
 
 Photos are (H, W, 3) float32 in [0, 1]; every function takes a numpy Generator and returns a new array. Ranges are those
-of Wan et al.'s published recipe where it has the operation; the others say so.
+of Wan et al.'s published recipe where it has the operation; the others say so. `ageing.py` does the same to batches of
+tensors, by the figures drawn here.
 """
 
 from __future__ import annotations
@@ -19,19 +20,50 @@ Generator = np.random.Generator
 HOLE_OPACITY = 0.3
 
 
-def gaussian_blur(photo: Image, rng: Generator) -> Image:
-    """Kernel 3, 5 or 7; sigma 1 to 5 pixels."""
+def gaussian_kernel(rng: Generator) -> Image:
+    """Side 3, 5 or 7; sigma 1 to 5 pixels."""
     k = int(rng.choice((3, 5, 7)))
-    return _f32(cv2.GaussianBlur(photo, (k, k), float(rng.uniform(1.0, 5.0))))
+    line = cv2.getGaussianKernel(k, float(rng.uniform(1.0, 5.0)), cv2.CV_32F)
+    return _f32(line @ line.T)
 
 
-def optical_blur(photo: Image, rng: Generator) -> Image:
+def disc_kernel(rng: Generator) -> Image:
     """Ours: out of focus, a disc of radius 0.8 to 3.5 pixels."""
     radius = rng.uniform(0.8, 3.5)
     reach = int(np.ceil(radius)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disc = np.clip(radius + 0.5 - np.hypot(x, y), 0.0, 1.0).astype(np.float32)
-    return _clip(cv2.filter2D(photo, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT))
+    disc = np.clip(radius + 0.5 - np.hypot(x, y), 0.0, 1.0)
+    return _f32(disc / disc.sum())
+
+
+def streak_kernel(rng: Generator) -> Image:
+    """Ours: a straight streak of 3 to 9 pixels in any direction."""
+    length, angle = int(rng.integers(3, 10)), rng.uniform(0.0, np.pi)
+    kernel = np.zeros((length, length), np.float32)
+    middle, reach = (length - 1) / 2.0, (length - 1) / 2.0
+    dx, dy = np.cos(angle) * reach, np.sin(angle) * reach
+    ends = [(round((middle + s * dx) * 16), round((middle + s * dy) * 16)) for s in (-1, 1)]
+    cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_8, 4)
+    return _f32(kernel / kernel.sum())
+
+
+def gaussian_blur(photo: Image, rng: Generator) -> Image:
+    """By a gaussian_kernel."""
+    return _filtered(photo, gaussian_kernel(rng))
+
+
+def optical_blur(photo: Image, rng: Generator) -> Image:
+    """By a disc_kernel."""
+    return _filtered(photo, disc_kernel(rng))
+
+
+def motion_blur(photo: Image, rng: Generator) -> Image:
+    """By a streak_kernel."""
+    return _filtered(photo, streak_kernel(rng))
+
+
+def _filtered(photo: Image, kernel: Image) -> Image:
+    return _clip(cv2.filter2D(photo, -1, kernel, borderType=cv2.BORDER_REFLECT_101))
 
 
 def gaussian_noise(photo: Image, rng: Generator) -> Image:
@@ -56,37 +88,26 @@ def salt_and_pepper(photo: Image, rng: Generator) -> Image:
 
 def low_resolution(photo: Image, rng: Generator) -> Image:
     """Width and height independently down to 1/2 to 1 (bicubic), then up again (nearest or bilinear)."""
-    h, w = photo.shape[:2]
-    small = (max(1, round(w * rng.uniform(0.5, 1.0))), max(1, round(h * rng.uniform(0.5, 1.0))))
-    back = cv2.INTER_NEAREST if rng.random() < 0.5 else cv2.INTER_LINEAR
-    return _clip(cv2.resize(cv2.resize(photo, small, interpolation=cv2.INTER_CUBIC), (w, h), interpolation=back))
+    small, back = coarser((photo.shape[1], photo.shape[0]), rng)
+    return _clip(
+        cv2.resize(cv2.resize(photo, small, interpolation=cv2.INTER_CUBIC), photo.shape[1::-1], interpolation=back)
+    )
 
 
-def resampled(photo: Image, size: tuple[int, int], rng: Generator) -> Image:
-    """To (width, height): by area where it shrinks, else bilinear or bicubic."""
-    smaller = size[0] < photo.shape[1]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_CUBIC
-    return _clip(cv2.resize(photo, size, interpolation=how))
+def coarser(size: tuple[int, int], rng: Generator) -> tuple[tuple[int, int], int]:
+    """What low_resolution does to a photo of (width, height): the smaller size, and how it is enlarged again."""
+    small = (max(1, round(size[0] * rng.uniform(0.5, 1.0))), max(1, round(size[1] * rng.uniform(0.5, 1.0))))
+    return small, cv2.INTER_NEAREST if rng.random() < 0.5 else cv2.INTER_LINEAR
 
 
 def jpeg(photo: Image, rng: Generator) -> Image:
     """JPEG of quality 40 to 100."""
     quality = int(rng.integers(40, 101))
-    ok, data = cv2.imencode(".jpg", _u8(photo), (cv2.IMWRITE_JPEG_QUALITY, quality))
+    bgr = cv2.cvtColor(_u8(photo), cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, quality))
     if not ok:
         raise ValueError(f"cannot encode a photo of shape {photo.shape} as JPEG")
-    return _f32(cv2.imdecode(data, cv2.IMREAD_COLOR)) / np.float32(255.0)
-
-
-def motion_blur(photo: Image, rng: Generator) -> Image:
-    """Ours: a straight streak of 3 to 9 pixels in any direction."""
-    length, angle = int(rng.integers(3, 10)), rng.uniform(0.0, np.pi)
-    kernel = np.zeros((length, length), np.float32)
-    middle, reach = (length - 1) / 2.0, (length - 1) / 2.0
-    dx, dy = np.cos(angle) * reach, np.sin(angle) * reach
-    ends = [(round((middle + s * dx) * 16), round((middle + s * dy) * 16)) for s in (-1, 1)]
-    cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_8, 4)
-    return _f32(cv2.filter2D(photo, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT))
+    return _f32(cv2.cvtColor(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)) / np.float32(255.0)
 
 
 def film_grain(photo: Image, rng: Generator) -> Image:
@@ -124,12 +145,6 @@ def halftone(photo: Image, rng: Generator) -> Image:
     return _clip(photo * (1.0 - depth) + cv2.GaussianBlur(_f32(dots), (0, 0), 0.7) * depth)
 
 
-def grey(photo: Image, _rng: Generator | None = None) -> Image:
-    """Luminance in all three channels."""
-    luminance = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
-    return _f32(np.repeat(luminance[..., None], 3, axis=2))
-
-
 def one_noise(photo: Image, rng: Generator) -> Image:
     """One of the three published noises."""
     return _NOISES[int(rng.integers(3))](photo, rng)
@@ -151,27 +166,6 @@ def published_mixture(photo: Image, rng: Generator) -> Image:
     """The paper's recipe: blur, noise, low resolution and JPEG in random order, each with probability 0.7."""
     for i in rng.permutation(len(PUBLISHED_OPERATIONS)):
         if rng.random() < 0.7:
-            photo = PUBLISHED_OPERATIONS[i](photo, rng)
-    return photo
-
-
-def wider_mixture(photo: Image, rng: Generator) -> Image:
-    """What the compact set is trained on: nothing at all (12 %), the paper's recipe (45 %), one operation alone (25 %),
-    or ours added to the paper's."""
-    kind = rng.random()
-    if kind < 0.12:
-        return photo
-    if kind < 0.57:
-        return published_mixture(photo, rng)
-    if kind < 0.82:
-        operations = tuple(SINGLE.values())
-        return operations[int(rng.integers(len(operations)))](photo, rng)
-    ours = ((optical_blur, 0.2), (motion_blur, 0.2), (film_grain, 0.5), (fading, 0.3), (uneven_exposure, 0.2))
-    for operation, chance in ours:
-        if rng.random() < chance:
-            photo = operation(photo, rng)
-    for i in rng.permutation(len(PUBLISHED_OPERATIONS)):
-        if rng.random() < 0.4:
             photo = PUBLISHED_OPERATIONS[i](photo, rng)
     return photo
 
@@ -270,7 +264,7 @@ def _line(size: tuple[int, int], rng: Generator) -> Image:
         for _ in range(9 if fold else int(rng.integers(6, 25))):
             angle += rng.normal(0.0, 0.06 if fold else 0.5)
             points.append(points[-1] + step * np.array([np.cos(angle), np.sin(angle)]))
-        width = int(rng.integers(1, 5))
+        width = int(rng.integers(1, 5) if rng.random() < 0.85 else rng.integers(5, 10))
     line = np.round(np.array(points) * 16).astype(np.int32).reshape(-1, 1, 2)
     cv2.polylines(canvas, [line], False, 255, width, cv2.LINE_AA, 4)
     ragged = rng.random() < 0.6
@@ -300,16 +294,6 @@ def _torn_corner(size: tuple[int, int], rng: Generator) -> Image:
 def whitened(photo: Image, mask: NDArray[np.bool_]) -> Image:
     """The paper's damage: masked pixels set to white."""
     return _f32(np.where(mask[..., None], np.float32(1.0), photo))
-
-
-def covered(photo: Image, harm: Damage, rng: Generator) -> Image:
-    """Damage as scans show it: half of the time plain white, else a light or dark tint laid on by its opacity."""
-    if rng.random() < 0.5:
-        return whitened(photo, harm.mask)
-    level = rng.uniform(0.75, 1.0) if rng.random() < 0.75 else rng.uniform(0.0, 0.2)
-    tint = np.clip(level + rng.normal(0.0, 0.03, 3), 0.0, 1.0).astype(np.float32)
-    opacity = (harm.opacity * rng.uniform(0.75, 1.0))[..., None]
-    return _clip(photo * (1.0 - opacity) + tint * opacity)
 
 
 def _u8(photo: Image) -> NDArray[np.uint8]:

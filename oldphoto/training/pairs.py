@@ -9,10 +9,10 @@ import numpy as np
 
 from oldphoto.errors import RefusedOverwriteError, UsageError
 from oldphoto.image import Photo, read_photo, write_mask, write_photo
-from oldphoto.training import degrade
+from oldphoto.training import ageing, degrade
 from oldphoto.training.data import image_files, overlays
 
-RECIPES = {"published": degrade.published_mixture, "wider": degrade.wider_mixture, **degrade.SINGLE}
+RECIPES = {"published": degrade.published_mixture, "wider": ageing.wider_mixture_of_one, **degrade.SINGLE}
 
 
 def write_pairs(inputs: Sequence[Path], output: Path, recipe: str, damage: Path | None, seed: int) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from collections.abc import Mapping as Map
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,21 +19,30 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from oldphoto.errors import NoInputError, UsageError
 from oldphoto.faces import Landmarks, find_faces
-from oldphoto.loading import PUBLISHED, Config, build, load_compact
+from oldphoto.loading import PUBLISHED, Config, build, load_compact, placed
 from oldphoto.models.blocks import ResidualBlock
 from oldphoto.models.mapping import Mapping, MappingConfig
-from oldphoto.models.scratch_unet import ScratchUnetConfig
+from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 from oldphoto.models.vae import Refine, Source, Vae, VaeConfig
-from oldphoto.training import degrade
-from oldphoto.training.data import Photos, Sample, overlays, planes
-from oldphoto.training.degrade import Generator, Image
-from oldphoto.training.losses import PatchDiscriminator, deceive, discern, edges, feature_matching, latent_prior
+from oldphoto.training import ageing
+from oldphoto.training.ageing import Dice
+from oldphoto.training.data import Pixels, damage_of, photos_of, read_photos
+from oldphoto.training.degrade import HOLE_OPACITY
+from oldphoto.training.losses import (
+    PatchDiscriminator,
+    deceive,
+    discern,
+    edges,
+    feature_matching,
+    latent_prior,
+    likeness,
+)
 from oldphoto.translation import TranslationNets, translate_latents, translate_whole
 
 COMPACT: dict[str, Config] = {
@@ -43,10 +52,14 @@ COMPACT: dict[str, Config] = {
     "mapping": MappingConfig(
         channels=(96, 96), blocks=4, context="non_local", context_blocks=1, norm="none", combine="add", any_damage=True
     ),
-    "face_generator": FaceGeneratorConfig(width=12, steering=16, residual=True),
+    "face_generator": FaceGeneratorConfig(width=16, steering=24, residual=True),
 }
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
+# Share of the crops that show people: the photos of data/faces beside those of data/clean.
+PEOPLE = 0.25
+GREY = 0.35  # share of photos made grey, degraded and clean alike: old photos mostly are
+DAMAGE_MAPS = 4096
 
 
 @dataclass(frozen=True)
@@ -94,16 +107,17 @@ class Recipe:
 
 
 class Stage(ABC):
-    """One training stage: its networks, its samples, its losses."""
+    """One training stage: its networks, its samples, its losses. Batches are made on `device`."""
 
     recipe: Recipe
+    device: torch.device
     # File name (without suffix) -> network, in the order they are optimised.
     nets: dict[str, nn.Module]
     judges: dict[str, nn.Module]
 
     @abstractmethod
-    def draw(self, rng: Generator) -> Sample:
-        """One training sample, from one seeded generator."""
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """`count` training samples of `side` pixels, on the device."""
 
     @abstractmethod
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -113,101 +127,84 @@ class Stage(ABC):
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
         """Metrics of the smoothed networks on fixed samples."""
 
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The samples of one step: of its seed alone, so that a resumed run sees what an uninterrupted one sees."""
+        return self.sample(self.recipe.batch, self.recipe.size, Dice.seeded(self.device, self.recipe.seed, step))
+
+    def fixed(self, count: int, side: int) -> dict[str, Tensor]:
+        """The same samples at every validation, of a seed no training step uses."""
+        return self.sample(count, side, Dice.seeded(self.device, 7, self.recipe.seed, 0))
+
 
 def _psnr(a: Tensor, b: Tensor) -> float:
     """Mean over the batch, of pictures in [-1, 1]."""
-    error = (a.clamp(-1, 1) - b).square().mean(dim=(1, 2, 3)) / 4.0
+    error = (a.float().clamp(-1, 1) - b).square().mean(dim=(1, 2, 3)) / 4.0
     return float((-10.0 * torch.log10(error.clamp_min(1e-10))).mean())
 
 
-def _maybe_grey(photo: Image, rng: Generator) -> Image:
-    """One photo in four is made grey, degraded and clean alike: old photos mostly are."""
-    return degrade.grey(photo) if rng.random() < 0.25 else photo
+def _signed(x: Tensor) -> Tensor:
+    """[0, 1] -> [-1, 1], rounded to 8 bits as what comes from a file is."""
+    return (x * 255.0).round() / 127.5 - 1.0
 
 
-class _Translation(Stage):
-    """What the stages around translation share: samples of degraded photos, most of them damaged, with masks.
+def quickly(device: torch.device) -> torch.autocast:
+    """Half precision for networks where there is a GPU."""
+    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+
+class _Aged(Stage):
+    """What most stages share: crops of clean photos and of people, aged, and damage laid on them.
 
     damaged: share of the samples that carry damage.
     """
 
-    def __init__(self, folders: Folders, recipe: Recipe, damaged: float = 0.6) -> None:
-        self.recipe = recipe
-        self.damaged = damaged
-        self.photos = Photos(folders.clean)
-        self.overlays = overlays(folders.damage)
+    def __init__(self, folders: Folders, recipe: Recipe, device: torch.device, damaged: float = 0.5) -> None:
+        self.recipe, self.device, self.damaged = recipe, device, damaged
+        least = max(256, recipe.size)
+        self.photos = photos_of(folders.clean, device, 608, least)
+        self.people = photos_of(folders.faces, device, 608, least)
+        maps = min(DAMAGE_MAPS, recipe.steps * recipe.batch)
+        self.harm = damage_of(folders.damage, device, maps, least, recipe.seed)
         self.judges: dict[str, nn.Module] = {}
 
-    def draw(self, rng: Generator) -> Sample:
-        """clean, degraded (3, S, S) in [-1, 1]; mask (1, S, S): 1 = damaged, as the nets are told it."""
-        return self.sample(rng, self.recipe.size)
+    def clean(self, count: int, side: int, dice: Dice) -> Tensor:
+        """(count, 3, side, side) in [0, 1]."""
+        people = round(PEOPLE * count)
+        x = self.photos.crops(count - people, side, dice)
+        if people:
+            x = torch.cat([x, self.people.crops(people, side, dice)])
+        return torch.where(dice.some(count, GREY), ageing.grey(x), x)
 
-    def sample(self, rng: Generator, side: int) -> Sample:
-        """As draw, of any size."""
-        clean = _maybe_grey(self.photos.crop(side, rng), rng)
-        old = degrade.wider_mixture(clean, rng)
-        mask = np.zeros((side, side), np.bool_)
-        if rng.random() < self.damaged:
-            harm = degrade.damage((side, side), self.overlays, rng)
-            old = degrade.covered(old, harm, rng)
-            mask = told(harm.mask, rng)
-        if clean is old or (
-            np.array_equal(clean[..., 0], clean[..., 1]) and np.array_equal(clean[..., 1], clean[..., 2])
-        ):
-            old = degrade.grey(old) if rng.random() < 0.7 else old
-        trusted = rng.random() < 0.4
-        if not trusted and self.damaged:
-            mask = mistaken(mask, old, self.overlays, rng)
-        return {
-            "clean": planes(clean),
-            "old": planes(old),
-            "mask": mask[None].astype(np.float32),
-            "trusted": np.full((1, 1, 1), trusted, np.float32),
-        }
+    def hurt(self, x: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:
+        """Damage on a share of the photos, and its mask (N, 1, H, W), 1 = damaged."""
+        opacity = self.harm.opacity(len(x), x.shape[-1], dice) * dice.some(len(x), self.damaged)
+        return ageing.covered(x, opacity, dice), (opacity > HOLE_OPACITY).to(x.dtype)
 
-    def fixed(self, count: int = 12, side: int = 192) -> dict[str, Tensor]:
-        """The same samples at every validation, of seeds no training step uses."""
-        samples = [self.sample(np.random.default_rng([7, self.recipe.seed, i]), side) for i in range(count)]
-        return {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """clean, old (N, 3, S, S) in [-1, 1]; mask (N, 1, S, S), 1 = damaged, as a user draws it."""
+        clean = self.clean(count, side, dice)
+        old, mask = self.hurt(ageing.wider_mixture(clean, dice), dice)
+        # Of a grey photo most copies stay grey; the others have the tints of paper, scanner and noise.
+        same = (clean[:, :1] == clean).all(dim=1, keepdim=True).all(dim=2, keepdim=True).all(dim=3, keepdim=True)
+        old = torch.where(same & dice.some(count, 0.7), ageing.grey(old), old)
+        return {"clean": _signed(clean), "old": _signed(old), "mask": drawn(mask, dice)}
 
 
-def told(mask: NDArray[np.bool_], rng: Generator) -> NDArray[np.bool_]:
-    """The mask as its maker draws it: true, or grown by a pixel or two."""
-    kind = rng.random()
-    if kind < 0.4:
-        return mask
-    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=1 + int(kind > 0.75)).astype(
-        np.bool_
-    )
+def drawn(mask: Tensor, dice: Dice) -> Tensor:
+    """Masks (N, 1, H, W) as a user draws them: true, or grown by a pixel or two."""
+    once = F.max_pool2d(mask, 3, stride=1, padding=1)
+    twice = F.max_pool2d(once, 3, stride=1, padding=1)
+    grown = torch.where(dice.some(len(mask), 0.4), twice, once)
+    return torch.where(dice.some(len(mask), 0.4), mask, grown)
 
 
-def mistaken(
-    mask: NDArray[np.bool_], photo: Image, harm: Map[str, Sequence[NDArray[np.uint8]]], rng: Generator
-) -> NDArray[np.bool_]:
-    """The mask as a detector finds it: pieces are missed, and thin bright or dark structures of the photo, or places
-    where nothing is, are taken for damage."""
-    if rng.random() < 0.3:
-        coarse = rng.random((4, 4), dtype=np.float32)
-        mask = mask & (cv2.resize(coarse, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) < 0.7)
-    kind = rng.random()
-    if kind < 0.2:
-        return mask | degrade.damage((mask.shape[0], mask.shape[1]), harm, rng).mask
-    if kind < 0.6:
-        size = int(rng.choice((3, 5, 7)))
-        hat = cv2.MORPH_TOPHAT if rng.random() < 0.8 else cv2.MORPH_BLACKHAT
-        thin = cv2.morphologyEx(photo.mean(axis=2), hat, np.ones((size, size), np.uint8))
-        found = thin > max(0.04, float(np.quantile(thin, 1.0 - rng.uniform(0.002, 0.06))))
-        return mask | told(found, rng)
-    return mask
-
-
-class VaeStage(_Translation):
+class VaeStage(_Aged):
     """Stage one: a VAE of one domain; the old one also learns to make real and synthetic latents alike."""
 
-    def __init__(self, folders: Folders, recipe: Recipe, config: Config, *, old: bool) -> None:
-        super().__init__(folders, recipe)
+    def __init__(self, folders: Folders, recipe: Recipe, device: torch.device, config: Config, *, old: bool) -> None:
+        super().__init__(folders, recipe, device)
         self.old = old
-        self.real = Photos(folders.old, short_side=900) if old else None
+        self.real = photos_of(folders.old, device, 900, max(256, recipe.size)) if old else None
         net = fresh(config)
         assert isinstance(net, Vae)
         self.nets = {"old_vae" if old else "clean_vae": net}
@@ -216,12 +213,12 @@ class VaeStage(_Translation):
         if old:
             self.judges["latent"] = PatchDiscriminator(net.config.latent_channels, 64, 0)
 
-    def draw(self, rng: Generator) -> Sample:
-        """As _Translation; the old domain adds a crop of a real old photo."""
-        sample = super().draw(rng)
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """As _Aged; the old domain adds crops of real old photos."""
+        batch = super().sample(count, side, dice)
         if self.real is not None:
-            sample["real"] = planes(self.real.crop(self.recipe.size, rng))
-        return sample
+            batch["real"] = _signed(self.real.crops(count, side, dice))
+        return batch
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1, edges, KL, LSGAN and feature matching on the picture; LSGAN on the latents of the two old domains."""
@@ -234,7 +231,7 @@ class VaeStage(_Translation):
         real, fake = self.judges["picture"](x), self.judges["picture"](made)
         mine = {
             "l1": 10.0 * F.l1_loss(made, x),
-            "edges": 5.0 * edges(made, x),
+            "edges": 5.0 * edges(made, x).mean(),
             "kl": 0.01 * latent_prior(latent),
             "gan": 0.1 * deceive(fake),
             "features": 1.0 * feature_matching(real, fake),
@@ -253,20 +250,23 @@ class VaeStage(_Translation):
         """PSNR of the reconstruction."""
         (net,) = nets.values()
         assert isinstance(net, Vae)
-        batch = self.fixed()
-        device = next(net.parameters()).device
-        x = batch["old" if self.old else "clean"].to(device)
-        return {"psnr": _psnr(net.decode(net.encode(x, batch["mask"].to(device) if self.old else None)), x)}
+        batch = self.fixed(12, 192)
+        x = batch["old" if self.old else "clean"]
+        return {"psnr": _psnr(net.decode(net.encode(x, batch["mask"] if self.old else None)), x)}
 
 
-class MappingStage(_Translation):
+class MappingStage(_Aged):
     """Stage two: the mapping between the latents of two frozen VAEs."""
 
-    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, file: str, config: Config) -> None:
+    def __init__(
+        self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device, file: str, config: Config
+    ) -> None:
         # A mapping without attention is for photos without damage.
-        damaged = 0.6 if isinstance(config, MappingConfig) and config.context != "none" else 0.0
-        super().__init__(folders, recipe, damaged)
-        self.old_vae, self.clean_vae = _vae(earlier / "old_vae.safetensors"), _vae(earlier / "clean_vae.safetensors")
+        damaged = 0.5 if isinstance(config, MappingConfig) and config.context != "none" else 0.0
+        super().__init__(folders, recipe, device, damaged)
+        self.old_vae, self.clean_vae = (
+            placed(_vae(earlier / f"{name}.safetensors"), device) for name in ("old_vae", "clean_vae")
+        )
         net = fresh(config)
         assert isinstance(net, Mapping)
         self.nets = {file: net}
@@ -289,15 +289,12 @@ class MappingStage(_Translation):
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
         """PSNR of the decoded picture, and of the degraded input beside it."""
-        (mapping,) = nets.values()
-        batch = {k: v.to(next(mapping.parameters()).device) for k, v in self.fixed().items()}
+        batch = self.fixed(12, 192)
         _, made = self._translated(nets, batch)
         return {"psnr": _psnr(made, batch["clean"]), "psnr_input": _psnr(batch["old"], batch["clean"])}
 
     def _translated(self, nets: dict[str, nn.Module], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Mapped latents, and the picture painted from them."""
-        for vae in (self.old_vae, self.clean_vae):
-            vae.to(batch["old"].device)
         (mapping,) = nets.values()
         assert isinstance(mapping, Mapping)
         trio = TranslationNets(self.old_vae, mapping, self.clean_vae)
@@ -305,11 +302,12 @@ class MappingStage(_Translation):
         return mapped, self.clean_vae.decode(mapped)
 
 
-class FinetuneStage(_Translation):
+class FinetuneStage(_Aged):
     """Stage three, ours: encoder, mapping and decoder end to end, the decoder refining the photo."""
 
-    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe) -> None:
-        super().__init__(folders, recipe)
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        super().__init__(folders, recipe, device)
+        self.detector = placed(_detector(earlier / "scratch_unet.safetensors"), device)
         loaded = load_compact(earlier / "mapping.safetensors")
         assert isinstance(loaded, Mapping)
         self.nets = {
@@ -318,8 +316,21 @@ class FinetuneStage(_Translation):
             "clean_vae": _vae(earlier / "clean_vae.safetensors"),
         }
 
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """As _Aged; for half of the samples the mask is what the detector finds, misses and mistakes included.
+
+        trusted (N, 1, 1, 1): 1 where the mask is the user's.
+        """
+        batch = super().sample(count, side, dice)
+        trusted = dice.some(count, 0.5)
+        with torch.no_grad(), quickly(self.device):
+            found = torch.sigmoid(self.detector(ageing.grey(batch["old"])[:, :1]).float())
+        found = (found >= dice.figures(count, 0.3, 0.7)).to(batch["mask"].dtype)
+        return batch | {"mask": torch.where(trusted, batch["mask"], found), "trusted": trusted.to(found.dtype)}
+
     @staticmethod
-    def _nets(nets: dict[str, nn.Module]) -> TranslationNets:
+    def trio(nets: dict[str, nn.Module]) -> TranslationNets:
+        """The networks of this stage as translation takes them."""
         old, mapping, clean = nets["old_vae"], nets["mapping"], nets["clean_vae"]
         assert isinstance(old, Vae)
         assert isinstance(mapping, Mapping)
@@ -327,62 +338,52 @@ class FinetuneStage(_Translation):
         return TranslationNets(old, mapping, clean)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """L1 and edges of the restored picture, and of what was painted from the latents alone.
+        """Likeness of the restored picture, and of what was painted from the latents alone.
 
         Without the second, the deep layers would drift: next to nothing depends on them until they are used, and
         Adam makes full steps of their faint gradients.
         """
-        nets = self._nets(self.nets)
+        nets = self.trio(self.nets)
         old, mask = batch["old"], batch["mask"]
         filled, latent = translate_latents(old, mask, nets)
         decoder, clean = nets.clean_vae.decoder, batch["clean"]
         features, painted = decoder.paint(latent)
-        terms = {"painted": 0.3 * F.l1_loss(painted, clean), "painted_edges": 0.1 * edges(painted, clean)}
+        terms = {"painted": 0.1 * torch.stack(list(likeness(painted, clean).values())).sum()}
         if decoder.refine is not None:
             seen = torch.where(batch["trusted"] > 0, filled, old)
             made = decoder.refine(features, painted, Source(filled, seen, mask))
-            terms |= {"l1": F.l1_loss(made, clean), "edges": 0.25 * edges(made, clean)}
+            terms |= likeness(made, clean)
         return terms, {}
 
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
         """PSNR of restored and of degraded photos, and of undamaged photos put through."""
-        trio = self._nets(nets)
-        device = next(nets["mapping"].parameters()).device
-        batch = {k: v.to(device) for k, v in self.fixed(count=24).items()}
-        made = translate_whole(batch["old"], batch["mask"], trio)
-        told = translate_whole(batch["old"], batch["mask"], trio, trusted=False)
+        trio = self.trio(nets)
+        batch = self.fixed(32, 128)
+        old, mask, trusted = batch["old"], batch["mask"], batch["trusted"]
+        made = torch.where(
+            trusted > 0, translate_whole(old, mask, trio), translate_whole(old, mask, trio, trusted=False)
+        )
         kept = translate_whole(batch["clean"], None, trio)
         return {
             "psnr": _psnr(made, batch["clean"]),
-            "psnr_untrusted": _psnr(told, batch["clean"]),
             "psnr_input": _psnr(batch["old"], batch["clean"]),
             "psnr_undamaged": _psnr(kept, batch["clean"]),
         }
 
 
-class ScratchStage(Stage):
+class ScratchStage(_Aged):
     """The scratch detector, on synthetic damage over degraded photos."""
 
-    def __init__(self, folders: Folders, recipe: Recipe, config: Config) -> None:
-        self.recipe = recipe
-        self.photos = Photos(folders.clean)
-        self.overlays = overlays(folders.damage)
+    def __init__(self, folders: Folders, recipe: Recipe, device: torch.device, config: Config) -> None:
+        super().__init__(folders, recipe, device, damaged=0.6)
         self.nets = {"scratch_unet": fresh(config)}
-        self.judges: dict[str, nn.Module] = {}
 
-    def draw(self, rng: Generator) -> Sample:
-        """grey (1, S, S) in [-1, 1]; mask (1, S, S). Two photos in five carry no damage."""
-        photo = self.photos.crop(self.recipe.size, rng)
-        photo = degrade.wider_mixture(photo, rng)
-        side = self.recipe.size
-        mask = np.zeros((side, side), np.bool_)
-        if rng.random() > 0.4:
-            harm = degrade.damage((side, side), self.overlays, rng)
-            photo, mask = degrade.covered(photo, harm, rng), harm.mask
-        if rng.random() < 0.3:
-            photo = degrade.jpeg(photo, rng)
-        return {"grey": planes(degrade.grey(photo))[:1], "mask": mask[None].astype(np.float32)}
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """grey (N, 1, S, S) in [-1, 1]; mask (N, 1, S, S)."""
+        old, mask = self.hurt(ageing.wider_mixture(self.clean(count, side, dice), dice), dice)
+        old = ageing.applied(ageing.jpeg, old, dice.host.random(count) < 0.3, dice)
+        return {"grey": _signed(ageing.grey(old)[:, :1]), "mask": mask}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Cross-entropy and the Dice loss."""
@@ -395,83 +396,102 @@ class ScratchStage(Stage):
 
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
-        """Share of damaged pixels found and share of sound pixels mistaken, at threshold 0.4."""
+        """Share of damaged pixels found and share of sound pixels mistaken, at threshold 0.5."""
         net = nets["scratch_unet"]
-        device = next(net.parameters()).device
-        samples = [self.draw(np.random.default_rng([7, self.recipe.seed, i])) for i in range(16)]
-        grey = torch.from_numpy(np.stack([s["grey"] for s in samples])).to(device)
-        mask = torch.from_numpy(np.stack([s["mask"] for s in samples])).to(device) > 0
-        found = torch.sigmoid(net(grey)) >= 0.4
+        batch = self.fixed(32, 256)
+        grey, mask = batch["grey"], batch["mask"] > 0
+        found = torch.sigmoid(net(grey)) >= 0.5
         return {
             "recall": float((found & mask).sum() / mask.sum().clamp_min(1)),
             "false": float((found & ~mask).sum() / (~mask).sum()),
         }
 
 
-class FaceStage(Stage):
-    """The face generator, on aligned clean faces and degraded copies of them."""
+# Faces in old photos are small: what reaches the generator is mostly enlarged from fewer pixels than it shows. Sides in
+# pixels that a batch of crops may have while it is aged, as shares of the generator's, and how often.
+FACE_SIDES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+FACE_SIDE_CHANCES = (0.06, 0.14, 0.2, 0.2, 0.16, 0.12, 0.12)
 
-    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, file: str, config: Config) -> None:
-        self.recipe = recipe
-        self.faces = aligned_faces(folders.faces, Landmarks(earlier / "landmarks_5.dat"), recipe.size)
+
+class FaceStage(Stage):
+    """The face generator, on aligned clean faces and copies of them that were aged and then restored as a whole: what
+    it sees in a run is a photo that the translation has been over."""
+
+    def __init__(
+        self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device, file: str, config: Config
+    ) -> None:
+        self.recipe, self.device = recipe, device
+        self.faces = aligned_faces(folders.faces, earlier, recipe.size, device)
+        trio = {name: load_compact(earlier / f"{name}.safetensors") for name in ("old_vae", "mapping", "clean_vae")}
+        self.restorer = FinetuneStage.trio({name: placed(net, device) for name, net in trio.items()})
         net = fresh(config)
         assert isinstance(net, FaceGenerator)
         if net.config.residual:
             _silence(net.last)
         self.file, self.nets = file, {file: net}
-        self.judges: dict[str, nn.Module] = {"picture": PatchDiscriminator(3, 24, 3)}
+        self.judges: dict[str, nn.Module] = {"picture": PatchDiscriminator(3, 32, 3)}
 
-    def draw(self, rng: Generator) -> Sample:
-        """clean, degraded (3, S, S) in [-1, 1]. One face in six is only lightly degraded or not at all."""
-        side = self.recipe.size
-        clean = self.faces[int(rng.integers(len(self.faces)))].astype(np.float32) / np.float32(255.0)
-        if rng.random() < 0.5:
-            clean = np.ascontiguousarray(clean[:, ::-1])
-        if rng.random() < 0.4:
-            clean = degrade.grey(clean)
-        old = clean
-        if rng.random() > 0.17:
-            # Faces in old photos are small: what reaches the generator is mostly enlarged from fewer pixels.
-            small = int(rng.integers(side // 5, side + 1))
-            old = degrade.resampled(old, (small, small), rng)
-            old = degrade.wider_mixture(old, rng)
-            old = degrade.resampled(old, (side, side), rng)
-        return {"clean": planes(clean), "old": planes(old)}
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """clean, old (N, 3, S, S) in [-1, 1]; old is aged and restored."""
+        rng = dice.host
+        clean = self.faces[dice.placed(rng.integers(len(self.faces), size=count))].float() / 255.0
+        clean = torch.where(dice.some(count, 0.5), clean.flip(3), clean)
+        clean = torch.where(dice.some(count, GREY), ageing.grey(clean), clean)
+        small = max(32, round(side * rng.choice(FACE_SIDES, p=FACE_SIDE_CHANCES) / 16) * 16)
+        old = clean if small == side else ageing.resized(clean, small, cv2.INTER_AREA)
+        old = _signed(ageing.wider_mixture(old, dice))
+        with torch.no_grad(), quickly(self.device):
+            old = (translate_whole(old, None, self.restorer).float().clamp(-1.0, 1.0) + 1.0) / 2.0
+        if small != side:
+            old = ageing.resized(old, side, cv2.INTER_LINEAR if rng.random() < 0.7 else cv2.INTER_CUBIC)
+        return {"clean": _signed(clean), "old": _signed(old)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """L1, edges, feature matching and LSGAN."""
+        """Likeness, feature matching and LSGAN."""
         made = self.nets[self.file](batch["old"])
         judge = self.judges["picture"]
         real, fake = judge(batch["clean"]), judge(made)
-        mine = {
-            "l1": F.l1_loss(made, batch["clean"]),
-            "edges": 0.5 * edges(made, batch["clean"]),
-            "features": 0.2 * feature_matching(real, fake),
-            "gan": 0.005 * deceive(fake),
+        mine = likeness(made, batch["clean"]) | {
+            "features": 4.0 * feature_matching(real, fake),
+            "gan": 0.2 * deceive(fake),
         }
         return mine, {"judge": discern(real, judge(made.detach()))}
 
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
-        """PSNR of the enhanced and of the degraded face."""
+        """PSNR of the enhanced face and of what it was made from, and of sharp faces put through."""
         net = nets[self.file]
-        device = next(net.parameters()).device
-        samples = [self.draw(np.random.default_rng([7, self.recipe.seed, i])) for i in range(12)]
-        old, clean = (torch.from_numpy(np.stack([s[k] for s in samples])).to(device) for k in ("old", "clean"))
-        return {"psnr": _psnr(net(old), clean), "psnr_input": _psnr(old, clean)}
+        batch = self.fixed(32, self.recipe.size)
+        old, clean = batch["old"], batch["clean"]
+        return {"psnr": _psnr(net(old), clean), "psnr_input": _psnr(old, clean), "psnr_sharp": _psnr(net(clean), clean)}
 
 
-def aligned_faces(folder: Path, landmarks: Landmarks, side: int) -> list[NDArray[np.uint8]]:
-    """The surest face of every photo of a folder, aligned, (side, side, 3) uint8; photos without one are left out,
-    and so are faces with fewer than two thirds of the pixels. Raises NoInputError where nothing is left."""
-    found = []
-    for pixels in Photos(folder, least=64).pixels:
-        faces = find_faces(pixels, landmarks, side)
-        if faces and np.hypot(faces[0].matrix[0, 0], faces[0].matrix[1, 0]) > 2.0 / 3.0:
-            found.append(np.asarray(faces[0].before, np.uint8))
-    if not found:
-        raise NoInputError(f"{folder}: no face was found")
-    return found
+@lru_cache(maxsize=2)
+def aligned_faces(folder: Path, earlier: Path, side: int, device: torch.device) -> Tensor:
+    """The surest face of every photo of a folder, aligned: (count, 3, side, side) uint8.
+
+    Photos without one are left out, and so are faces with fewer than two thirds of the pixels. The search takes
+    minutes: what it finds is kept in `earlier`/aligned-<side>, and read from there if that folder is there. Raises
+    NoInputError where nothing is left.
+    """
+    kept = earlier / f"aligned-{side}"
+    found: list[Pixels] = []
+    if kept.is_dir():
+        found = read_photos(kept, side, side)
+    else:
+        landmarks = Landmarks(earlier / "landmarks_5.dat")
+        for pixels in read_photos(folder, least=64):
+            faces = find_faces(pixels, landmarks, side)
+            if faces and np.hypot(faces[0].matrix[0, 0], faces[0].matrix[1, 0]) > 2.0 / 3.0:
+                found.append(np.asarray(faces[0].before, np.uint8))
+        if not found:
+            raise NoInputError(f"{folder}: no face was found")
+        part = kept.with_suffix(".part")
+        part.mkdir(parents=True, exist_ok=True)
+        for number, face in enumerate(found):
+            PillowImage.fromarray(face).save(part / f"{number:05}.png")
+        part.replace(kept)
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous().to(device)
 
 
 def fresh(config: Config) -> nn.Module:
@@ -510,65 +530,73 @@ def _vae(path: Path) -> Vae:
     return net
 
 
-Build = Callable[[Folders, Path, Recipe], Stage]
+def _detector(path: Path) -> ScratchUnet:
+    net = load_compact(path)
+    assert isinstance(net, ScratchUnet)
+    return net
+
+
+Build = Callable[[Folders, Path, Recipe, torch.device], Stage]
 Architecture = Literal["compact", "published"]
 # The stages by name, in order. Configs are looked up when a stage is built, so that tests can put smaller ones there.
 STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
     "compact": {
+        "scratch-unet": (
+            lambda f, _, r, d: ScratchStage(f, r, d, COMPACT["scratch_unet"]),
+            Recipe(steps=4000, batch=32, size=224, rate=1e-3),
+        ),
         "old-vae": (
-            lambda f, _, r: VaeStage(f, r, COMPACT["old_vae"], old=True),
-            Recipe(steps=500, batch=4, size=128, rate=6e-4),
+            lambda f, _, r, d: VaeStage(f, r, d, COMPACT["old_vae"], old=True),
+            Recipe(steps=800, batch=24, size=128, rate=6e-4),
         ),
         "clean-vae": (
-            lambda f, _, r: VaeStage(f, r, COMPACT["clean_vae"], old=False),
-            Recipe(steps=450, batch=8, size=128, rate=6e-4),
+            lambda f, _, r, d: VaeStage(f, r, d, COMPACT["clean_vae"], old=False),
+            Recipe(steps=800, batch=48, size=128, rate=6e-4),
         ),
         "mapping": (
-            lambda f, e, r: MappingStage(f, e, r, "mapping", COMPACT["mapping"]),
-            Recipe(steps=260, batch=8, size=128, rate=6e-4),
+            lambda f, e, r, d: MappingStage(f, e, r, d, "mapping", COMPACT["mapping"]),
+            Recipe(steps=800, batch=48, size=128, rate=6e-4),
         ),
-        "finetune": (FinetuneStage, Recipe(steps=7500, batch=4, size=128, rate=4e-4)),
-        "scratch-unet": (
-            lambda f, _, r: ScratchStage(f, r, COMPACT["scratch_unet"]),
-            Recipe(steps=4300, batch=5, size=192, rate=1e-3),
-        ),
+        "finetune": (FinetuneStage, Recipe(steps=12000, batch=48, size=160, rate=8e-4)),
         "face-generator": (
-            lambda f, e, r: FaceStage(f, e, r, "face_generator", COMPACT["face_generator"]),
-            Recipe(steps=500, batch=4, size=256, rate=6e-4),
+            lambda f, e, r, d: FaceStage(f, e, r, d, "face_generator", COMPACT["face_generator"]),
+            Recipe(steps=4000, batch=24, size=256, rate=4e-4),
         ),
     },
     # The paper's crops and rate; its 200 epochs in batches of 36 to 120 are a matter of the machine at hand.
     "published": {
         "old-vae": (
-            lambda f, _, r: VaeStage(f, r, PUBLISHED["old_vae"], old=True),
+            lambda f, _, r, d: VaeStage(f, r, d, PUBLISHED["old_vae"], old=True),
             Recipe(steps=50_000, batch=16, size=256),
         ),
         "clean-vae": (
-            lambda f, _, r: VaeStage(f, r, PUBLISHED["clean_vae"], old=False),
+            lambda f, _, r, d: VaeStage(f, r, d, PUBLISHED["clean_vae"], old=False),
             Recipe(steps=50_000, batch=16, size=256),
         ),
         "mapping": (
-            lambda f, e, r: MappingStage(f, e, r, "mapping", PUBLISHED["mapping"]),
+            lambda f, e, r, d: MappingStage(f, e, r, d, "mapping", PUBLISHED["mapping"]),
             Recipe(steps=50_000, batch=16, size=256),
         ),
         "mapping-scratch": (
-            lambda f, e, r: MappingStage(f, e, r, "mapping_scratch", PUBLISHED["mapping_scratch"]),
+            lambda f, e, r, d: MappingStage(f, e, r, d, "mapping_scratch", PUBLISHED["mapping_scratch"]),
             Recipe(steps=50_000, batch=16, size=256),
         ),
         "mapping-patch-attention": (
-            lambda f, e, r: MappingStage(f, e, r, "mapping_patch_attention", PUBLISHED["mapping_patch_attention"]),
+            lambda f, e, r, d: MappingStage(
+                f, e, r, d, "mapping_patch_attention", PUBLISHED["mapping_patch_attention"]
+            ),
             Recipe(steps=50_000, batch=8, size=256),
         ),
         "scratch-unet": (
-            lambda f, _, r: ScratchStage(f, r, PUBLISHED["scratch_unet"]),
+            lambda f, _, r, d: ScratchStage(f, r, d, PUBLISHED["scratch_unet"]),
             Recipe(steps=50_000, batch=16, size=256),
         ),
         "face-generator-256": (
-            lambda f, e, r: FaceStage(f, e, r, "face_generator_256", PUBLISHED["face_generator_256"]),
+            lambda f, e, r, d: FaceStage(f, e, r, d, "face_generator_256", PUBLISHED["face_generator_256"]),
             Recipe(steps=50_000, batch=8, size=256),
         ),
         "face-generator-512": (
-            lambda f, e, r: FaceStage(f, e, r, "face_generator_512", PUBLISHED["face_generator_512"]),
+            lambda f, e, r, d: FaceStage(f, e, r, d, "face_generator_512", PUBLISHED["face_generator_512"]),
             Recipe(steps=50_000, batch=4, size=512),
         ),
     },

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from oldphoto.errors import UsageError, WeightsCorruptError
 from oldphoto.loading import placed, save_compact
-from oldphoto.training.data import batches
-from oldphoto.training.stages import STAGES, Architecture, Folders, Stage
+from oldphoto.training.stages import STAGES, Architecture, Folders, Stage, quickly
 
 Report = Callable[[dict[str, float | int | str]], None]
 
@@ -33,7 +32,7 @@ def train(
     device: str = "cpu",
     report: Report = lambda _: None,
     checkpoint_seconds: float = 120.0,
-    **recipe: int | float | None,
+    **recipe: Any,
 ) -> list[Path]:
     """Run the stage `name` from the images below `data`; returns the weight files written to `out`.
 
@@ -52,27 +51,42 @@ def train(
     chosen = replace(default, **changed)
     torch.manual_seed(chosen.seed)
     out.mkdir(parents=True, exist_ok=True)
-    stage = kind(Folders.below(data), earlier or out, chosen)
-    run = _Run(name, stage, out, torch.device(device))
+    stage = kind(Folders.below(data), earlier or out, chosen, torch.device(device))
+    run = _Run(name, stage, out)
     run.resume()
     (out / f"{name}.recipe.json").write_text(json.dumps(asdict(chosen)) + "\n")
     run.go(report, checkpoint_seconds)
-    files = []
-    for file, net in run.smooth.items():
-        path = out / f"{file}.safetensors"
-        save_compact(net, path)
-        files.append(path)
-    return files
+    return run.write()
+
+
+def train_all(
+    data: Path,
+    out: Path,
+    *,
+    nets: Architecture = "compact",
+    device: str = "cpu",
+    report: Callable[[str, dict[str, float | int | str]], None] = lambda _stage, _row: None,
+    **recipe: Any,
+) -> list[Path]:
+    """Every stage in order, each from the weights of those before; arguments, files and errors as for `train`.
+
+    A stage whose checkpoint has all its steps is not run again. report: called with the stage's name and a row of it.
+    """
+    files: dict[Path, None] = {}
+    for name in STAGES[nets]:
+        made = train(name, data, out, nets=nets, device=device, report=partial(report, name), **recipe)
+        files |= dict.fromkeys(made)
+    return list(files)
 
 
 class _Run:
     """The loop around a stage: optimisers, smoothed weights, checkpoints, log."""
 
-    def __init__(self, name: str, stage: Stage, out: Path, device: torch.device) -> None:
-        self.stage, self.device = stage, device
+    def __init__(self, name: str, stage: Stage, out: Path) -> None:
+        self.stage, self.device = stage, stage.device
         self.checkpoint, self.log = out / f"{name}.checkpoint.pt", out / f"{name}.jsonl"
         for net in (*stage.nets.values(), *stage.judges.values()):
-            placed(net, device).train().requires_grad_(True)
+            placed(net, self.device).train().requires_grad_(True)
         self.smooth = {k: copy.deepcopy(v).eval().requires_grad_(False) for k, v in stage.nets.items()}
         self.optimiser = self._adam(stage.nets)
         self.judging = self._adam(stage.judges) if stage.judges else None
@@ -80,7 +94,10 @@ class _Run:
 
     def _adam(self, nets: dict[str, nn.Module]) -> torch.optim.Adam:
         parameters = itertools.chain.from_iterable(n.parameters() for n in nets.values())
-        return torch.optim.Adam(parameters, lr=self.stage.recipe.rate, betas=(0.5 if self.stage.judges else 0.9, 0.999))
+        betas = (0.5 if self.stage.judges else 0.9, 0.999)
+        return torch.optim.Adam(
+            parameters, lr=self.stage.recipe.rate, betas=betas, fused=self.device.type == "cuda" or None
+        )
 
     def resume(self) -> None:
         if not self.checkpoint.is_file():
@@ -98,7 +115,13 @@ class _Run:
         except (KeyError, RuntimeError, ValueError) as error:
             raise WeightsCorruptError(f"{self.checkpoint}: not of this stage ({error})", "remove it") from error
         self.step, self.seconds = state["step"], state["seconds"]
-        torch.set_rng_state(state["random"].cpu())
+
+    def write(self) -> list[Path]:
+        """The smoothed weights as they are now, as weight files."""
+        files = [self.checkpoint.parent / f"{file}.safetensors" for file in self.smooth]
+        for net, path in zip(self.smooth.values(), files, strict=True):
+            save_compact(net, path)
+        return files
 
     def save(self) -> None:
         state = {
@@ -109,45 +132,41 @@ class _Run:
             "judging": None if self.judging is None else self.judging.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "random": torch.get_rng_state(),
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.checkpoint)
+        self.write()
 
     def go(self, report: Report, checkpoint_seconds: float) -> None:
         recipe = self.stage.recipe
         saved = last = time.monotonic()
-        means: dict[str, float] = {}
+        means: dict[str, Tensor] = {}
         board = _board(self.log.with_suffix(".tensorboard"))
-        fast = torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
-        # Degrading a crop takes tens of milliseconds: a GPU would wait for two threads.
-        workers = max(2, min(16, os.cpu_count() or 2))
-        stream = batches(self.stage.draw, recipe.batch, recipe.seed, self.step, recipe.steps, workers)
-        for drawn in stream:
-            batch = {
-                k: v.to(self.device, memory_format=torch.channels_last) if v.dim() == 4 else v.to(self.device)
-                for k, v in drawn.items()
-            }
+        # Crops are of one size: the search for quick convolutions pays. Ageing wants more than TF32's 10 bits.
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
+        while self.step < recipe.steps:
+            torch.manual_seed(recipe.seed * 1_000_003 + self.step)
             for group in (*self.optimiser.param_groups, *(self.judging.param_groups if self.judging else ())):
                 group["lr"] = recipe.rate_at(self.step)
-            with fast:
+            batch = {k: v.contiguous(memory_format=torch.channels_last) for k, v in self.stage.batch(self.step).items()}
+            with quickly(self.device):
                 mine, judged = self.stage.loss(batch)
             self._update(self.optimiser, self.stage.nets, torch.stack(list(mine.values())).sum())
             if self.judging is not None and judged:
                 self._update(self.judging, self.stage.judges, torch.stack(list(judged.values())).sum())
             self._smoothe()
             self.step += 1
+            # Kept where they are: asking for their values would wait for the GPU at every step.
             for k, v in (mine | judged).items():
-                now_value = float(v.detach())
-                means[k] = 0.98 * means.get(k, now_value) + 0.02 * now_value
+                means[k] = torch.lerp(means.get(k, v.detach()), v.detach(), 0.02)
             now = time.monotonic()
             self.seconds += now - last
             last = now
             ends = self.step == recipe.steps
             if self.step % 50 == 0 or ends:
                 row: dict[str, float | int | str] = {"step": self.step, "of": recipe.steps}
-                row |= {"seconds": round(self.seconds, 1)} | {k: round(v, 5) for k, v in means.items()}
+                row |= {"seconds": round(self.seconds, 1)} | {k: round(float(v), 5) for k, v in means.items()}
                 if self.step % 500 == 0 or ends:
                     row |= {k: round(v, 4) for k, v in self.stage.validate(self.smooth).items()}
                 with self.log.open("a") as log:
@@ -173,12 +192,11 @@ class _Run:
     def _smoothe(self) -> None:
         decay = min(self.stage.recipe.smoothing, (1 + self.step) / (10 + self.step))
         for k, net in self.stage.nets.items():
-            ours = self.smooth[k].state_dict()
-            for name, value in net.state_dict().items():
-                if value.is_floating_point():
-                    ours[name].lerp_(value.to(ours[name].dtype), 1.0 - decay)
-                else:
-                    ours[name].copy_(value)
+            ours, new = self.smooth[k].state_dict(), net.state_dict()
+            names = [name for name, value in new.items() if value.is_floating_point()]
+            torch._foreach_lerp_([ours[name] for name in names], [new[name] for name in names], 1.0 - decay)
+            for name in new.keys() - set(names):
+                ours[name].copy_(new[name])
 
 
 def _board(folder: Path) -> Any:
