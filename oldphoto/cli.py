@@ -1197,11 +1197,14 @@ def train(
     size: Annotated[int | None, typer.Option(min=64, help="Side of a crop in pixels, a multiple of 32.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and samples.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="End each stage after so many minutes if its steps take longer.")
+    ] = None,
 ) -> None:
     """Run one stage of training, or all, going on from the last checkpoint; run it again after an interruption."""
     console = stderr()
     if stage == "landmarks":
-        if not (steps is batch is size is rate is seed is None) or device != "cpu":
+        if not (steps is batch is size is rate is seed is minutes is None) or device != "cpu":
             raise UsageError("the landmark model has a fixed recipe", "give --data and --output alone")
         from oldphoto.training.landmarks import train_landmarks
 
@@ -1231,6 +1234,7 @@ def train(
                 console.print(Text(f"{name} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
 
         recipe: dict[str, Any] = {"steps": steps, "batch": batch, "size": size, "rate": rate, "seed": seed}
+        recipe["minutes"] = minutes
         if stage == "all":
             files = train_all(data, output, nets=nets.value, device=device, report=report, **recipe)
         else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
-from oldphoto.models.blocks import normalise
+from oldphoto.models.blocks import Reflection, normalise
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
 from oldphoto.models.scratch_unet import BlurPool, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
@@ -87,6 +87,16 @@ def test_normalise_in_place_equals_torch() -> None:
     expected = F.instance_norm(x, eps=1e-5)
     with torch.inference_mode():
         assert torch.allclose(normalise(x.clone(), "instance"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dense", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pixels", [1, 3])
+def test_the_reflection_for_cuda_is_torch_s(dense: torch.memory_format, pixels: int) -> None:
+    x = torch.randn(2, 3, 8, 10, dtype=torch.double).contiguous(memory_format=dense).requires_grad_()
+    mine = Reflection.apply(x, pixels)  # type: ignore[no-untyped-call]  # untyped in torch
+    assert torch.equal(mine, F.pad(x, (pixels,) * 4, mode="reflect"))
+    assert mine.is_contiguous(memory_format=dense)
+    assert torch.autograd.gradcheck(lambda y: Reflection.apply(y, pixels), (x,))  # type: ignore[no-untyped-call]
 
 
 def test_a_refining_decoder_mixes_photo_and_painting_and_never_shuts_one_out() -> None:

@@ -343,6 +343,27 @@ def test_all_stages_train_in_order_and_their_weights_load(data: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_stage_ends_when_its_time_is_up(data: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, float | int | str]] = []
+    (file,) = train(
+        "scratch-unet", data, tmp_path, steps=2000, batch=1, size=64, seed=3, minutes=0.005, report=rows.append
+    )
+    assert int(rows[-1]["step"]) < 2000
+    assert float(rows[-1]["seconds"]) >= 0.3
+    assert file.is_file()
+    count = len(rows)
+    train("scratch-unet", data, tmp_path, steps=2000, batch=1, size=64, seed=3, minutes=0.005, report=rows.append)
+    assert len(rows) == count  # nothing was left to do
+
+
+@pytest.mark.parametrize(
+    ("step", "done", "rate"), [(0, 0.0, 1e-6), (199, 0.0, 2e-4), (900, 0.5, 1e-4), (900, 1.0, 0.0)]
+)
+def test_the_rate_rises_then_falls_along_a_cosine(step: int, done: float, rate: float) -> None:
+    assert stages.Recipe(steps=1000, batch=1, size=64).rate_at(step, done) == pytest.approx(rate, abs=1e-9)
+
+
+@pytest.mark.usefixtures("tiny")
 def test_faces_are_aligned_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the search found is kept; without a face there is nothing to train on."""
     monkeypatch.setattr(stages, "Landmarks", lambda _path: None)

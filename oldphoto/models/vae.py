@@ -121,7 +121,8 @@ class Refine(nn.Module):
 
     def forward(self, features: Tensor, painted: Tensor, source: Source) -> Tensor:
         """features: (N, width, H, W); painted: (N, 3, H, W) -> (N, 3, H, W), not clipped."""
-        x = torch.cat([features, painted, source.filled, source.seen, source.mask], dim=1)
+        seen = (source.filled, source.seen, source.mask)
+        x = torch.cat([features, painted, *(part.to(features.dtype) for part in seen)], dim=1)
         x = F.leaky_relu(self.conv1(reflect(x, 1)), SLOPE)
         x = F.leaky_relu(self.conv2(reflect(x, 1)), SLOPE)
         x = self.last(reflect(x, 1))

@@ -155,14 +155,13 @@ def jpeg(x: Tensor, dice: Dice) -> Tensor:
         dice.placed(np.clip((np.array(table.split(), np.float64) * scale + 50.0) // 100.0, 1.0, 255.0)).float()
         for table in (LUMINANCE, CHROMINANCE)
     )
-    to_ycc = x.new_tensor(TO_YCC)
+    to_ycc, to_rgb = _colours(x.device)
     # As products and sums: a GPU may round matrix products to 10 bits.
     ycc = ((x * 255.0).round()[:, None] * to_ycc[..., None, None]).sum(dim=2)
     luma = _coded(ycc[:, :1] - 128.0, light) + 128.0
     chroma = _coded(F.avg_pool2d(ycc[:, 1:], 2), colour)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    back = torch.linalg.inv(to_ycc.cpu()).to(x.device)
-    rgb = (torch.cat([luma, chroma], dim=1)[:, None] * back[..., None, None]).sum(dim=2)
+    rgb = (torch.cat([luma, chroma], dim=1)[:, None] * to_rgb[..., None, None]).sum(dim=2)
     decoded: Tensor = rgb.round().clamp(0.0, 255.0) / 255.0
     return decoded
 
@@ -176,6 +175,13 @@ def _coded(x: Tensor, table: Tensor) -> Tensor:
     rounded = ((cosine @ blocks @ cosine.T) / steps).round() * steps
     back: Tensor = (cosine.T @ rounded @ cosine).permute(0, 1, 2, 4, 3, 5).reshape(n, c, h, w)
     return back
+
+
+@lru_cache(maxsize=4)
+def _colours(device: torch.device) -> tuple[Tensor, Tensor]:
+    """RGB -> luma and chroma, and back, (3, 3) each."""
+    to_ycc = torch.tensor(TO_YCC)
+    return to_ycc.to(device), torch.linalg.inv(to_ycc).to(device)
 
 
 @lru_cache(maxsize=4)
@@ -290,7 +296,7 @@ def wider_mixture_of_one(photo: Image, rng: np.random.Generator) -> Image:
 
 def grey(x: Tensor) -> Tensor:
     """(N, 3, H, W) -> luminance in all three channels."""
-    return (x * x.new_tensor(TO_YCC[0]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand_as(x)
+    return (x * _colours(x.device)[0][0].view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand_as(x)
 
 
 def covered(x: Tensor, opacity: Tensor, dice: Dice) -> Tensor:

@@ -61,14 +61,14 @@ def likeness(made: Tensor, true: Tensor) -> dict[str, Tensor]:
 
     A tenth less is worth the same in a photo that needs next to nothing as in one that is nearly lost. Counted as they
     are, the worst photos would drown the others, and the network would harm what hardly needs it. The floors, about
-    half a level of 255, keep a perfect picture from counting without end.
+    a level of 255, keep a perfect picture from counting without end.
     """
     wrong = made.float() - true
     l1, squares = wrong.abs().mean(dim=(1, 2, 3)), wrong.square().mean(dim=(1, 2, 3))
     return {
-        "l1": torch.log(l1 + 0.003).mean(),
-        "squares": 0.25 * torch.log(squares + 3e-5).mean(),
-        "edges": 0.25 * torch.log(edges(made.float(), true) + 0.004).mean(),
+        "l1": torch.log(l1 + 0.006).mean(),
+        "squares": 0.25 * torch.log(squares + 1e-4).mean(),
+        "edges": 0.25 * torch.log(edges(made.float(), true) + 0.008).mean(),
     }
 
 

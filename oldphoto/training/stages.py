@@ -100,10 +100,9 @@ class Recipe:
         if min(self.steps, self.batch) < 1 or self.size < 64 or self.size % 32:
             raise UsageError(f"recipe {self}", "steps and batch at least 1, size a multiple of 32 from 64")
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step."""
-        warm = min(1.0, (step + 1) / 200)
-        return self.rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+    def rate_at(self, step: int, done: float) -> float:
+        """Learning rate of a step, `done` being the share of the stage that lies behind."""
+        return self.rate * min(1.0, (step + 1) / 200) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
 class Stage(ABC):

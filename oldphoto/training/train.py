@@ -30,6 +30,7 @@ def train(
     nets: Architecture = "compact",
     earlier: Path | None = None,
     device: str = "cpu",
+    minutes: float | None = None,
     report: Report = lambda _: None,
     checkpoint_seconds: float = 120.0,
     **recipe: Any,
@@ -37,7 +38,8 @@ def train(
     """Run the stage `name` from the images below `data`; returns the weight files written to `out`.
 
     nets: the compact architecture, or the published one at full width. earlier: folder of the earlier stages' weights
-    (default `out`). recipe: fields of Recipe to change. A checkpoint
+    (default `out`). minutes: end after so many, earlier runs of the stage counted, if the steps take longer; the rate
+    then falls with the time. recipe: fields of Recipe to change. A checkpoint
     `out/<name>.checkpoint.pt` is written as it goes and resumed from; metrics go to `out/<name>.jsonl`, to
     `out/<name>.tensorboard` where tensorboardX is installed, and to report.
     Raises UsageError for an unknown stage, NoInputError for missing images, WeightsCorruptError for a checkpoint of
@@ -55,7 +57,7 @@ def train(
     run = _Run(name, stage, out)
     run.resume()
     (out / f"{name}.recipe.json").write_text(json.dumps(asdict(chosen)) + "\n")
-    run.go(report, checkpoint_seconds)
+    run.go(report, checkpoint_seconds, minutes)
     return run.write()
 
 
@@ -65,16 +67,18 @@ def train_all(
     *,
     nets: Architecture = "compact",
     device: str = "cpu",
+    minutes: float | None = None,
     report: Callable[[str, dict[str, float | int | str]], None] = lambda _stage, _row: None,
     **recipe: Any,
 ) -> list[Path]:
     """Every stage in order, each from the weights of those before; arguments, files and errors as for `train`.
 
-    A stage whose checkpoint has all its steps is not run again. report: called with the stage's name and a row of it.
+    A stage whose checkpoint has all its steps is not run again. minutes: of each stage. report: called with the stage's
+    name and a row of it.
     """
     files: dict[Path, None] = {}
     for name in STAGES[nets]:
-        made = train(name, data, out, nets=nets, device=device, report=partial(report, name), **recipe)
+        made = train(name, data, out, nets=nets, device=device, minutes=minutes, report=partial(report, name), **recipe)
         files |= dict.fromkeys(made)
     return list(files)
 
@@ -138,17 +142,18 @@ class _Run:
         part.replace(self.checkpoint)
         self.write()
 
-    def go(self, report: Report, checkpoint_seconds: float) -> None:
+    def go(self, report: Report, checkpoint_seconds: float, minutes: float | None) -> None:
         recipe = self.stage.recipe
         saved = last = time.monotonic()
         means: dict[str, Tensor] = {}
         board = _board(self.log.with_suffix(".tensorboard"))
         # Crops are of one size: the search for quick convolutions pays. Ageing wants more than TF32's 10 bits.
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
-        while self.step < recipe.steps:
+        done = self._done(minutes)
+        while done < 1.0:
             torch.manual_seed(recipe.seed * 1_000_003 + self.step)
             for group in (*self.optimiser.param_groups, *(self.judging.param_groups if self.judging else ())):
-                group["lr"] = recipe.rate_at(self.step)
+                group["lr"] = recipe.rate_at(self.step, done)
             batch = {k: v.contiguous(memory_format=torch.channels_last) for k, v in self.stage.batch(self.step).items()}
             with quickly(self.device):
                 mine, judged = self.stage.loss(batch)
@@ -163,7 +168,8 @@ class _Run:
             now = time.monotonic()
             self.seconds += now - last
             last = now
-            ends = self.step == recipe.steps
+            done = self._done(minutes)
+            ends = done >= 1.0
             if self.step % 50 == 0 or ends:
                 row: dict[str, float | int | str] = {"step": self.step, "of": recipe.steps}
                 row |= {"seconds": round(self.seconds, 1)} | {k: round(float(v), 5) for k, v in means.items()}
@@ -180,6 +186,11 @@ class _Run:
                 saved = time.monotonic()
         if board is not None:
             board.close()
+
+    def _done(self, minutes: float | None) -> float:
+        """The share of the stage that lies behind: of its steps, or of its time if that runs out first."""
+        spent = 0.0 if minutes is None else self.seconds / (60.0 * minutes)
+        return max(self.step / self.stage.recipe.steps, spent)
 
     def _update(self, optimiser: torch.optim.Optimizer, nets: dict[str, nn.Module], loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
