@@ -52,7 +52,7 @@ COMPACT: dict[str, Config] = {
     "mapping": MappingConfig(
         channels=(96, 96), blocks=4, context="non_local", context_blocks=1, norm="none", combine="add", any_damage=True
     ),
-    "face_generator": FaceGeneratorConfig(width=16, steering=24, residual=True),
+    "face_generator": FaceGeneratorConfig(width=12, steering=16, residual=True),
 }
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
@@ -451,8 +451,8 @@ class FaceStage(Stage):
         judge = self.judges["picture"]
         real, fake = judge(batch["clean"]), judge(made)
         mine = likeness(made, batch["clean"]) | {
-            "features": 4.0 * feature_matching(real, fake),
-            "gan": 0.2 * deceive(fake),
+            "features": 2.0 * feature_matching(real, fake),
+            "gan": 0.05 * deceive(fake),
         }
         return mine, {"judge": discern(real, judge(made.detach()))}
 
@@ -542,11 +542,11 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
     "compact": {
         "scratch-unet": (
             lambda f, _, r, d: ScratchStage(f, r, d, COMPACT["scratch_unet"]),
-            Recipe(steps=4000, batch=32, size=224, rate=1e-3),
+            Recipe(steps=1422, batch=32, size=224, rate=1e-3),
         ),
         "old-vae": (
             lambda f, _, r, d: VaeStage(f, r, d, COMPACT["old_vae"], old=True),
-            Recipe(steps=800, batch=24, size=128, rate=6e-4),
+            Recipe(steps=400, batch=24, size=128, rate=6e-4),
         ),
         "clean-vae": (
             lambda f, _, r, d: VaeStage(f, r, d, COMPACT["clean_vae"], old=False),
@@ -556,7 +556,7 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
             lambda f, e, r, d: MappingStage(f, e, r, d, "mapping", COMPACT["mapping"]),
             Recipe(steps=800, batch=48, size=128, rate=6e-4),
         ),
-        "finetune": (FinetuneStage, Recipe(steps=12000, batch=48, size=160, rate=8e-4)),
+        "finetune": (FinetuneStage, Recipe(steps=6000, batch=48, size=160, rate=8e-4)),
         "face-generator": (
             lambda f, e, r, d: FaceStage(f, e, r, d, "face_generator", COMPACT["face_generator"]),
             Recipe(steps=4000, batch=24, size=256, rate=4e-4),
