@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from oldphoto import cli
 from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError, WeightsCorruptError
 from oldphoto.loading import PUBLISHED, load_compact
+from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.vae import VaeConfig
@@ -196,9 +198,22 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "clean_vae": replace(old, mask_input=False, refine=4),
         "mapping": mapping,
         "scratch_unet": ScratchUnetConfig(width=2),
+        "face_finder": FaceFinderConfig((2, 3, 4), depth=1),
     }
     for name, config in small.items():
         monkeypatch.setitem(stages.COMPACT, name, config)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_face_finder_trains(data: Path, tmp_path: Path, shared: Path) -> None:
+    shutil.copy(shared / "reference/stages/inputs/boy.png", data / "faces" / "boy.png")
+    rows: list[dict[str, float | int | str]] = []
+    (path,) = train("face-finder", data, tmp_path / "out", steps=2, batch=1, size=64, report=rows.append)
+    assert isinstance(load_compact(path), FaceFinder)
+    assert {"recall_100", "recall_1000"} <= set(rows[0])
+    (data / "faces" / "boy.png").unlink()
+    with pytest.raises(NoInputError, match="faces"):
+        train("face-finder", data, tmp_path / "none", steps=1)
 
 
 @pytest.mark.usefixtures("tiny")

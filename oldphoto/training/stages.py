@@ -2,7 +2,7 @@
 
 Stage one of the paper: `old-vae`, `clean-vae`. Stage two: `mapping`, with both VAEs frozen; the published architecture
 has one for photos without damage, one with and one for large photos. A third stage of ours, for the compact networks
-alone: `finetune`, encoder, mapping and decoder end to end. Beside them `scratch-unet` and `face-generator`.
+alone: `finetune`, encoder, mapping and decoder end to end. Beside them `scratch-unet`, `face-generator`, `face-finder`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from oldphoto.errors import NoInputError, UsageError
 from oldphoto.faces import Landmarks, find_faces
 from oldphoto.loading import PUBLISHED, Config, build, load_compact
 from oldphoto.models.blocks import ResidualBlock
+from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
@@ -33,6 +34,7 @@ from oldphoto.models.vae import Refine, Source, Vae, VaeConfig
 from oldphoto.training import degrade
 from oldphoto.training.data import Photos, Sample, overlays, planes
 from oldphoto.training.degrade import Generator, Image
+from oldphoto.training.face_finder import Tiles, scenes
 from oldphoto.training.losses import PatchDiscriminator, deceive, discern, edges, feature_matching, latent_prior
 from oldphoto.translation import TranslationNets, translate_latents, translate_whole
 
@@ -44,6 +46,7 @@ COMPACT: dict[str, Config] = {
         channels=(96, 96), blocks=4, context="non_local", context_blocks=1, norm="none", combine="add", any_damage=True
     ),
     "face_generator": FaceGeneratorConfig(width=12, steering=16, residual=True),
+    "face_finder": FaceFinderConfig(),
 }
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
@@ -461,6 +464,52 @@ class FaceStage(Stage):
         return {"psnr": _psnr(net(old), clean), "psnr_input": _psnr(old, clean)}
 
 
+class FinderStage(Stage):
+    """The network that proposes where faces are."""
+
+    def __init__(self, folders: Folders, recipe: Recipe, config: Config) -> None:
+        self.recipe = recipe
+        # Small faces of the larger photos show to the detector once they are enlarged.
+        self.tiles = Tiles(scenes(folders.faces, 1), scenes(folders.clean, 2), scenes(folders.old, 2))
+        self.nets = {"face_finder": fresh(config)}
+        self.judges = {}
+
+    def draw(self, rng: Generator) -> Sample:
+        """A picture of tiles and its truth."""
+        return self.tiles.draw(self.recipe.size, rng)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Focal cross-entropy of the logit, so that the few hard places outweigh the many easy ones; L1 of the rest
+        at faces."""
+        answers, truth = self.nets["face_finder"](batch["picture"]), batch["truth"]
+        face, weight = truth[:, 0], truth[:, 5]
+        count = (face * weight).sum().clamp_min(1.0)
+        entropy = F.binary_cross_entropy_with_logits(answers[:, 0], face, reduction="none")
+        focus = torch.exp(-entropy.detach()).neg().add(1.0).square()
+        away = (answers[:, 1:5] - truth[:, 1:5]).abs() * face[:, None]
+        return {
+            "face": (entropy * focus * weight).sum() / count,
+            "place": 0.1 * away[:, :2].sum() / count,
+            "size": 0.3 * away[:, 2].sum() / count,
+            "lean": 0.3 * away[:, 3].sum() / count,
+        }, {}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """The share of the faces' cells that are likelier than all but one in 100, or in 1000, of those without."""
+        net = nets["face_finder"]
+        device = next(net.parameters()).device
+        samples = [self.draw(np.random.default_rng([7, self.recipe.seed, i])) for i in range(24)]
+        picture, truth = (torch.from_numpy(np.stack([s[k] for s in samples])).to(device) for k in ("picture", "truth"))
+        logits = torch.cat([net(one)[:, 0] for one in torch.split(picture, 4)])
+        inside = logits[(truth[:, 0] > 0) & (truth[:, 5] > 0)]
+        outside = logits[(truth[:, 0] == 0) & (truth[:, 5] > 0)]
+        return {
+            f"recall_{wrong}": float((inside > torch.quantile(outside, 1.0 - 1.0 / wrong)).float().mean())
+            for wrong in (100, 1000)
+        }
+
+
 def aligned_faces(folder: Path, landmarks: Landmarks, side: int) -> list[NDArray[np.uint8]]:
     """The surest face of every photo of a folder, aligned, (side, side, 3) uint8; photos without one are left out,
     and so are faces with fewer than two thirds of the pixels. Raises NoInputError where nothing is left."""
@@ -481,7 +530,8 @@ def fresh(config: Config) -> nn.Module:
     so that each block starts near the identity.
     """
     net = build(config)
-    if isinstance(config, VaeConfig | MappingConfig) and config.norm == "none":
+    plain = isinstance(config, VaeConfig | MappingConfig) and config.norm == "none"
+    if plain or isinstance(config, FaceFinderConfig):
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -535,6 +585,10 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
         "face-generator": (
             lambda f, e, r: FaceStage(f, e, r, "face_generator", COMPACT["face_generator"]),
             Recipe(steps=500, batch=4, size=256, rate=6e-4),
+        ),
+        "face-finder": (
+            lambda f, _, r: FinderStage(f, r, COMPACT["face_finder"]),
+            Recipe(steps=4000, batch=8, size=256, rate=2e-3),
         ),
     },
     # The paper's crops and rate; its 200 epochs in batches of 36 to 120 are a matter of the machine at hand.
