@@ -1,10 +1,11 @@
 """Finding faces, against dlib's detector as it comes: how many are found, how often something else is, what it costs.
 
-    python benchmarks/faces.py DATA [--faces N]
+    python benchmarks/faces.py DATA [--faces N] [--rows TEXT]
 
 DATA holds index.csv, the held-out faces it names with five landmarks, and the old photos of old_faces.json, in which
 the faces were marked by hand: [x, y, side] of the square that the detector would draw; what is in profile, tiny or
-hidden is "unsure" and counts neither way. Prints a Markdown table. Times are of this thread alone, for each photo.
+hidden is "unsure" and counts neither way. Prints a Markdown table. Times are of one thread, for each photo. dlib's
+network is a column where its file is on this machine; it takes seconds for each photo.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from pathlib import Path
 import cv2
 import dlib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from oldphoto.faces import detect_faces
+from oldphoto import weights
+from oldphoto.faces import Detector, cnn_detector, detect_faces
 
 Pixels = NDArray[np.uint8]
 Square = tuple[float, float, float]  # middle x, middle y, side
@@ -54,12 +57,17 @@ def plain(doublings: int) -> Finder:
     return find
 
 
-def ours(pixels: Pixels) -> list[Square]:
+def ours(detector: Detector | None = None) -> Finder:
     """What oldphoto finds."""
-    return [(*face.corners.mean(axis=0), face.side) for face in detect_faces(pixels)]
+    return lambda pixels: [(*face.corners.mean(axis=0), face.side) for face in detect_faces(pixels, detector)]
 
 
-FINDERS: dict[str, Finder] = {"dlib, upsample 0": plain(0), "dlib, upsample 1": plain(1), "oldphoto": ours}
+def finders() -> dict[str, Finder]:
+    """The columns of the table."""
+    columns = {"dlib, upsample 0": plain(0), "dlib, upsample 1": plain(1), "oldphoto": ours()}
+    (file,) = (file for file in weights.read_lock() if file.net == weights.CNN_DETECTOR)
+    path = weights.cached(file)
+    return columns if path is None else columns | {"oldphoto, cnn": ours(cnn_detector(path))}
 
 
 def read(path: Path) -> Pixels:
@@ -152,7 +160,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--faces", type=int, default=60, help="held-out faces for each row (default 60)")
+    parser.add_argument("--rows", default="", help="only those whose name holds this text")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the times are of this thread
     old = old_photos(options.data)
     sets: dict[str, list[Case]] = {
         "old photos": old,
@@ -165,11 +175,14 @@ def main() -> None:
         "one photo of 12 megapixels, faces of 24 to 320": [mosaic(old)],
         "one photo of 12 megapixels without a face": [enlarged(Case(read(options.data / EMPTY), []))],
     }
-    print("| | " + " | ".join(FINDERS) + " |")
-    print("|---|" + "---|" * len(FINDERS))
+    columns = finders()
+    print("| | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * len(columns))
     for label, cases in sets.items():
+        if options.rows not in label:
+            continue
         cells = []
-        for find in FINDERS.values():
+        for find in columns.values():
             hits = wrong = 0
             started = time.thread_time()
             for case in cases:

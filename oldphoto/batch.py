@@ -37,7 +37,7 @@ from oldphoto.errors import (
     WeightsCorruptError,
     WeightsUnavailableError,
 )
-from oldphoto.faces import Detection, detect_faces, draw_faces
+from oldphoto.faces import Detection, Detector, detect_faces, draw_faces
 from oldphoto.image import (
     DEFAULT_MAX_PIXELS,
     PHOTO_SUFFIXES,
@@ -390,7 +390,11 @@ class Listing:
 
 
 def list_faces(
-    photos: Iterable[Planned], *, draw: bool, max_pixels: int | None = DEFAULT_MAX_PIXELS
+    photos: Iterable[Planned],
+    *,
+    draw: bool,
+    detector: Detector | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Listing]:
     """The faces of each photo; with `draw`, each photo's target shows them, numbered, in 8 bits."""
     for planned in photos:
@@ -399,7 +403,7 @@ def list_faces(
                 raise planned.problem
             photo = read_photo(planned.source, max_pixels=max_pixels)
             seen = to_srgb(photo.pixels, photo.icc)
-            found = detect_faces(seen)
+            found = detect_faces(seen, detector)
             if draw:
                 _make_folder(planned.target.parent)
                 write_photo(Photo.from_array(draw_faces(seen, found)), planned.target)

@@ -96,6 +96,17 @@ class FaceSize(StrEnum):
     LARGE = "512"
 
 
+class FaceDetector(StrEnum):
+    """What says that something is a face: dlib's histograms of gradients, or its network."""
+
+    HOG = "hog"
+    CNN = "cnn"
+
+
+ChosenDetector = Annotated[
+    FaceDetector,
+    typer.Option(help="dlib's quick detector of frontal faces, or its network: slow, and a file of 0.7 MB to fetch."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 FACE_SIZES: dict[FaceSize, Literal[256, 512]] = {FaceSize.SMALL: 256, FaceSize.LARGE: 512}
@@ -358,6 +369,7 @@ def restore(
         ),
     ] = None,
     faces: Annotated[bool, typer.Option("--faces/--no-faces", help="Find faces and enhance them.")] = Options.faces,
+    face_detector: ChosenDetector = FaceDetector.HOG,
     face_size: Annotated[
         FaceSize | None,
         typer.Option(
@@ -543,6 +555,7 @@ def restore(
         with_scratch=with_scratch,
         hr="auto" if hr is None else "on" if hr else "off",
         faces=faces,
+        face_detector=face_detector.value,
         face_size=FACE_SIZES[face_size] if face_size else None,
         scratch_threshold=scratch_threshold,
         mask_dilation=mask_dilation,
@@ -846,6 +859,7 @@ def list_faces(
         str | None,
         typer.Option(metavar="FILE|DIR", help="Also write the photos with their faces numbered.", show_default=False),
     ] = None,
+    face_detector: ChosenDetector = FaceDetector.HOG,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace drawn photos that exist.")] = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders within folders.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
@@ -858,8 +872,16 @@ def list_faces(
     else:
         existing: Literal["overwrite", "refuse"] = "overwrite" if overwrite else "refuse"
         photos = batch.plan(inputs, draw, recursive=recursive, existing=existing).photos
+    detector = None
+    if face_detector is FaceDetector.CNN:
+        from oldphoto import weights
+        from oldphoto.faces import cnn_detector
+
+        (file,) = (file for file in weights.read_lock() if file.net == weights.CNN_DETECTOR)
+        with Downloads(stderr(), quiet=as_json) as downloads:
+            detector = cnn_detector(weights.obtain(file, progress=downloads.report))
     errors: list[OldphotoError] = []
-    for listing in batch.list_faces(photos, draw=draw is not None):
+    for listing in batch.list_faces(photos, draw=draw is not None, detector=detector):
         source, error = listing.planned.source, listing.error
         if error is not None:
             print_error(error, stderr(), "" if source.name in str(error) else f"{shown(source)}: ")
@@ -988,7 +1010,8 @@ def download(
         Mode.SCRATCH: [(Options(with_scratch=True), False)],
         Mode.LARGE: [(Options(), True), (Options(with_scratch=True), True)],
     }
-    wanted = cases.get(mode) or [case for each in cases.values() for case in each]
+    every = [case for each in cases.values() for case in each] + [(Options(face_detector="cnn"), False)]
+    wanted = cases.get(mode, every)
     rows = []
     with Downloads(stderr(), quiet=False) as downloads:
         for file in choose(choice):
@@ -1181,9 +1204,9 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="landmarks, scratch-unet, old-vae, clean-vae, mapping, finetune, face-generator; in this order. The "
-            "published ones have no finetune, but mapping-scratch, mapping-patch-attention, face-generator-256, -512. "
-            "all: every one but landmarks."
+            help="landmarks, scratch-unet, old-vae, clean-vae, mapping, finetune, face-generator, face-finder; in this "
+            "order. The published ones have no finetune and no face-finder, but mapping-scratch, "
+            "mapping-patch-attention, face-generator-256, -512. all: every one but landmarks."
         ),
     ],
     data: Data,

@@ -7,7 +7,7 @@ they map. Source of the alignment: Wan et al., TPAMI 2022 (five points, a fixed 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oldphoto.errors import WeightsCorruptError
+from oldphoto.finder import propose
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,25 +33,27 @@ Box = tuple[float, float, float, float]
 TEMPLATE_512 = np.array([[196.0, 226.0], [316.0, 226.0], [256.0, 286.0], [220.0, 360.4], [292.0, 360.4]])
 CLOSENESS = 1.3
 
-# dlib's frontal detector looks through a window of 80 pixels at ever smaller copies of a picture. To see smaller faces
-# the photo is enlarged, to bound the cost it is reduced: to so many pixels, which take 0.6 s. A photo of 12 megapixels
-# is searched for faces from 105 pixels on, one of 0.8 from 27.
-SEARCH_PIXELS = 7_000_000
-MOST_ENLARGED = 3.0
-LEAST_ENLARGED = 1.3  # less is not worth a second search
-# Each copy that is turned, for faces that lean and for photos that lie on their side or stand on their head.
-TURNED_PIXELS = 1_000_000
-LEANING = (-30, 30)
+# dlib's detectors look through a window of 80 pixels at ever smaller copies of a picture. A whole photo they see with
+# no more than so many pixels: 0.1 s for the frontal detector, 6 s and 0.7 GB for the network on a processor. Small and
+# leaning faces they see where the face finder proposes one, enlarged and upright.
+SEARCH_PIXELS = 1_000_000
 LYING = (90, -90, 180)
+LOOK_SIDE = 100  # pixels of the side of a proposed square, seen by itself
+LOOK_REACH = 0.95  # how far what is seen extends from its middle, in sides
+LEAST_LEAN = 12.0  # degrees from which a square is turned upright to be seen
 
-# From this score on the detector is right. Below it a face is looked at again in LOOKS, (side of its box in pixels,
-# degrees of lean, mirrored), as which a face is still one, and cloth or leaves are not; only so many of the best, which
-# bounds the cost.
+# From this score on the frontal detector is right. Below it a face is looked at again in LOOKS, (side of its square in
+# pixels, degrees of lean, mirrored), as which a face is still one, and cloth or leaves are not. Half the sum of the
+# detector's score and the looks' mean, and how much likelier than not the face finder holds it, have to be 0 or more.
 SURE_SCORE = 0.3
-DOUBTFUL_SCORE = -0.25
-MEAN_SCORE = -0.1  # of the detector's score and the looks' mean
-MOST_DOUBTFUL = 6
-LOOKS = ((84, 0, True), (112, 12, False), (112, -12, True), (128, 0, True))
+DOUBTFUL_SCORE = -0.5
+UNASKED = 0.6  # stands in for the finder's probability where the detector came upon a face by itself
+CNN_SURE_SCORE = 0.0  # the network's scores begin here and end near 1.1
+LOOKS = ((84, 0.0, True), (112, 12.0, False), (112, -12.0, True), (128, 0.0, True))
+
+# The network's box about a frontal face, beside the frontal detector's: its side, and how far up and left it lies, both
+# in the latter's sides. Measured on 41 training faces.
+CNN_SIDE, CNN_UP, CNN_LEFT = 0.92, 0.06, 0.04
 
 # Landmarks are read from a copy of the face in which the detector's box has this side, so that the model always sees
 # the same scale, and averaged over boxes moved a little: the model answers in whole pixels, their mean is finer.
@@ -66,9 +69,10 @@ _threads = threading.local()
 class Face:
     """One face of one photo.
 
-    box: (left, top, right, bottom) in photo pixels, around the detector's square. score: the detector's, about 0
-    (unsure) to 3. landmarks: (5, 2) float64 in photo pixels: eyes, nose tip, mouth corners, picture-left first.
-    matrix: crop pixels -> photo pixels. before: (S, S, 3) uint8 RGB, the crop, black outside the photo.
+    box: (left, top, right, bottom) in photo pixels, around the detector's square. score: the detector's own, of the
+    frontal one about 0 (unsure) to 3, of the network 0 to 1.1. landmarks: (5, 2) float64 in photo pixels: eyes, nose
+    tip, mouth corners, picture-left first. matrix: crop pixels -> photo pixels. before: (S, S, 3) uint8 RGB, the crop,
+    black outside the photo.
     after: (S, S, 3) float32 RGB in [0, 255], enhanced; None for a face left as it is.
     number: from 1, the one that `oldphoto faces` lists.
     """
@@ -112,6 +116,24 @@ class Detection:
     def turn(self) -> float:
         """Degrees by which the face leans clockwise in the photo, -180 to 180."""
         return float(np.degrees(np.arctan2(self.frame[1, 0], self.frame[0, 0])))
+
+
+Search = Callable[[Pixels, float, Matrix], list[Detection]]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What says that something is a face.
+
+    search: of a grey (H, W) uint8 picture, with the least score and the matrix picture -> photo, as `search` does it.
+    sure_score: from which it is right; below, it looks again. patience: so many proposals of the face finder in a row
+    that are no face end the search, which bounds the time for a photo without people, and gives a photo of many the
+    time that it needs.
+    """
+
+    search: Search
+    sure_score: float
+    patience: int
 
 
 class Landmarks:
@@ -275,45 +297,56 @@ def eight_bits(pixels: Pixels | npt.NDArray[np.uint16]) -> Pixels:
     return np.rint(pixels / 257.0).astype(np.uint8)
 
 
-def detect_faces(pixels: Pixels | npt.NDArray[np.uint16]) -> list[Detection]:
-    """Faces of a photo, largest first. pixels: (H, W, 3) uint8 or uint16 RGB.
+def detect_faces(pixels: Pixels | npt.NDArray[np.uint16], detector: Detector | None = None) -> list[Detection]:
+    """Faces of a photo, largest first. pixels: (H, W, 3) uint8 or uint16 RGB. detector: by default dlib's frontal one.
 
     The order numbers the faces from 1. By size, since a portrait's sitter is then number 1, and leaving small faces
     out changes nobody else's number; of two of one size the upper, then the left one comes first.
 
     Upright and leaning by up to 45 degrees; where there is none, in the photo laid on each side and on its head.
     """
+    detector = detector or Detector(search, SURE_SCORE, patience=60)
     grey = np.ascontiguousarray(cv2.cvtColor(eight_bits(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
-    found = _standing(grey, np.eye(3))
+    found = _standing(grey, detector)
     if not found:
-        small, frame = _resized(grey, np.eye(3), TURNED_PIXELS)
-        tries = {degrees: checked_search(*_turned(small, degrees, frame)) for degrees in LYING}
-        best = max(tries, key=lambda degrees: sum(detection.score for detection in tries[degrees]))
+        small, to_photo = _reduced(grey, SEARCH_PIXELS)
+        tries = {degrees: _standing(_turned(small, degrees)[0], detector) for degrees in LYING}
+        best = max(tries, key=lambda degrees: sum(face.score for face in tries[degrees]))
         if tries[best]:
-            found = _standing(*_turned(grey, best, np.eye(3))) or tries[best]
+            turned, back = _turned(grey, best)
+            _, small_back = _turned(small, best)
+            found = _through(back, _standing(turned, detector)) or _through(to_photo @ small_back, tries[best])
     return _ordered(found)
 
 
-def _standing(picture: Pixels, frame: Matrix) -> list[Detection]:
-    """The faces of a grey (H, W) uint8 picture that stand upright or lean; frame: picture -> photo."""
-    found: list[Detection] = []
-    times = np.sqrt(SEARCH_PIXELS / picture.size)
-    if times >= 1.0:
-        found = checked_search(picture, frame)
-    if times < 1.0 or times >= LEAST_ENLARGED:
-        found = _merged(found, checked_search(*_resized(picture, frame, SEARCH_PIXELS)))
-    small, small_frame = _resized(picture, frame, TURNED_PIXELS)
-    leaning = [face for degrees in LEANING for face in checked_search(*_turned(small, degrees, small_frame))]
-    # The detector scores an upright face high in turned copies too: only a doubtful one gives way to a leaning one.
-    sure = [face for face in found if face.score >= SURE_SCORE]
-    unsure = [face for face in found if face.score < SURE_SCORE]
-    return _merged(sure, sorted(unsure + leaning, key=lambda face: -face.score))
+def _standing(picture: Pixels, detector: Detector) -> list[Detection]:
+    """The faces of a grey (H, W) uint8 picture that stand upright or lean, in its pixels, surest first."""
+
+    def is_face(face: Detection, probability: float) -> bool:
+        if face.score >= detector.sure_score:
+            return True
+        return (face.score + _second_look(picture, face, detector.search)) / 2.0 + probability - 0.5 >= 0.0
+
+    copy, back = _reduced(picture, SEARCH_PIXELS)
+    found = [face for face in detector.search(copy, DOUBTFUL_SCORE, back) if is_face(face, UNASKED)]
+    in_vain = 0
+    for place in propose(picture):
+        if in_vain == detector.patience:
+            break
+        square = _square(place.x, place.y, place.side, place.lean if abs(place.lean) >= LEAST_LEAN else 0.0)
+        if any(_overlap(square, face) for face in found):
+            continue
+        face = _looked_at(picture, square, detector.search, LOOK_SIDE, DOUBTFUL_SCORE)
+        in_vain = 0 if face is not None and is_face(face, place.probability) else in_vain + 1
+        if face is not None and in_vain == 0:
+            found.append(face)
+    return _merged(found)
 
 
-def _merged(kept: Sequence[Detection], more: Sequence[Detection]) -> list[Detection]:
-    """One detection for each face: `kept`, and of `more` in its order what overlaps nothing taken before."""
-    faces = list(kept)
-    for detection in more:
+def _merged(found: Sequence[Detection]) -> list[Detection]:
+    """One detection for each face, the surest."""
+    faces: list[Detection] = []
+    for detection in sorted(found, key=lambda face: -face.score):
         if not any(_overlap(detection, face) for face in faces):
             faces.append(detection)
     return faces
@@ -323,28 +356,51 @@ def _overlap(one: Detection, other: Detection) -> bool:
     return _distance(one, other) < 0.5 * max(one.side, other.side)
 
 
-def checked_search(picture: Pixels, frame: Matrix) -> list[Detection]:
-    """The detector's boxes in a grey picture, surest first, without those that are no face on a second look."""
-    found = search(picture, DOUBTFUL_SCORE, frame)
-    doubtful = [face for face in found if face.score < SURE_SCORE][:MOST_DOUBTFUL]
-    seen = [face for face in doubtful if (face.score + _second_look(picture, face)) / 2.0 >= MEAN_SCORE]
-    return [face for face in found if face.score >= SURE_SCORE] + seen
+def _square(x: float, y: float, side: float, degrees: float) -> Detection:
+    """A square about a point of a picture that leans clockwise by so many degrees."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    half = side / 2.0
+    return Detection(
+        (-half, -half, half, half), 0.0, np.array([[cosine, -sine, x], [sine, cosine, y], [0.0, 0.0, 1.0]])
+    )
 
 
-def _second_look(picture: Pixels, face: Detection) -> float:
-    """The detector's mean score at the place of a face it found in a grey picture, over LOOKS."""
-    left, top, right, bottom = face.box
-    scores = []
-    for side, degrees, mirrored in LOOKS:
-        half = 0.85 * side
-        to_look = cv2.getRotationMatrix2D((0.0, 0.0), degrees, side / max(right - left, 1.0))
-        to_look[:, 2] = half - to_look[:, :2] @ np.array([left + right, top + bottom]) / 2.0
-        look = cv2.warpAffine(picture, to_look, (round(2 * half),) * 2, borderMode=cv2.BORDER_REPLICATE)
-        view = np.ascontiguousarray(look[:, ::-1] if mirrored else look, np.uint8)
-        again = Detection((half - side / 2.0, half - side / 2.0, half + side / 2.0, half + side / 2.0), 0.0, np.eye(3))
-        here = [found.score for found in search(view, -1.0, np.eye(3)) if _overlap(found, again)]
-        scores.append(max(here, default=-1.0))
-    return float(np.mean(scores))
+def _looked_at(
+    picture: Pixels,
+    square: Detection,
+    search: Search,
+    pixels: int,
+    least_score: float,
+    degrees: float = 0.0,
+    *,
+    mirrored: bool = False,
+) -> Detection | None:
+    """The detector's surest box about a square of a grey picture that is seen upright, `pixels` wide, and turned or
+    mirrored as the caller likes; in the picture's pixels. None where the detector sees no face there."""
+    left, top, right, bottom = square.box
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    scale = (right - left) / pixels
+    middle = round(LOOK_REACH * pixels) - 0.5
+    look = np.eye(3)  # what is seen -> the square's frame
+    look[:2, :2] = scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    look[:2, 2] = np.array([left + right, top + bottom]) / 2.0 - look[:2, :2] @ [middle, middle]
+    to_picture = square.frame @ look
+    seen = search(_cut_grey(picture, to_picture, 2 * round(LOOK_REACH * pixels)), least_score, to_picture)
+    return next((face for face in seen if _same_face(face, square)), None)
+
+
+def _second_look(picture: Pixels, face: Detection, search: Search) -> float:
+    """The detector's mean score at the place of a doubtful face of a grey picture, over LOOKS."""
+    seen = (
+        _looked_at(picture, face, search, pixels, -1.0, degrees, mirrored=mirrored)
+        for pixels, degrees, mirrored in LOOKS
+    )
+    return float(np.mean([-1.0 if again is None else again.score for again in seen]))
+
+
+def _through(matrix: Matrix, faces: Sequence[Detection]) -> list[Detection]:
+    """Detections in the pixels of one picture as those of another."""
+    return [replace(face, frame=matrix @ face.frame) for face in faces]
 
 
 def _ordered(detections: Sequence[Detection]) -> list[Detection]:
@@ -390,30 +446,77 @@ def search(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection
     return sorted(found, key=lambda face: -face.score)
 
 
-def _resized(picture: Pixels, frame: Matrix, count: int) -> tuple[Pixels, Matrix]:
-    """A grey picture with about `count` pixels, at most MOST_ENLARGED times as wide, and its frame -> photo."""
+def cnn_detector(path: Path) -> Detector:
+    """dlib's convolutional detector, from its file. Its scores are 0 to about 1.1. On a processor it takes seconds for
+    each photo, and a quarter second for each small face: so it looks at few proposals. Raises WeightsCorruptError."""
+
+    def load() -> Any:
+        try:
+            return dlib.cnn_face_detection_model_v1(str(path))
+        except RuntimeError as error:
+            raise WeightsCorruptError(f"{path} is not dlib's face detector: {error}") from error
+
+    models = threading.local()  # as with the frontal detector
+    models.net = load()
+
+    def find(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
+        if not hasattr(models, "net"):
+            models.net = load()
+        found = []
+        for seen in models.net(np.repeat(picture[..., None], 3, axis=2), 0):
+            rect, score = seen.rect, float(seen.confidence)
+            side = (rect.right() - rect.left()) / CNN_SIDE
+            x = (rect.left() + rect.right()) / 2.0 + CNN_LEFT * side
+            y = (rect.top() + rect.bottom()) / 2.0 + CNN_UP * side
+            if score >= least_score:
+                found.append(Detection((x - side / 2.0, y - side / 2.0, x + side / 2.0, y + side / 2.0), score, frame))
+        return sorted(found, key=lambda face: -face.score)
+
+    return Detector(find, CNN_SURE_SCORE, patience=8)
+
+
+def _reduced(picture: Pixels, count: int) -> tuple[Pixels, Matrix]:
+    """A grey picture with no more than about `count` pixels, and the matrix from its pixels to the picture's."""
     height, width = picture.shape
-    times = min(MOST_ENLARGED, float(np.sqrt(count / (width * height))))
+    times = float(np.sqrt(count / (width * height)))
+    if times >= 1.0:
+        return picture, np.eye(3)
     size = (max(1, round(width * times)), max(1, round(height * times)))
-    how = cv2.INTER_AREA if times < 1.0 else cv2.INTER_CUBIC
-    copy = np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
+    copy = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     back = np.diag([width / size[0], height / size[1], 1.0])
     back[:2, 2] = back[0, 0] / 2.0 - 0.5, back[1, 1] / 2.0 - 0.5
-    return copy, frame @ back
+    return copy, back
 
 
-def _turned(picture: Pixels, degrees: int, frame: Matrix) -> tuple[Pixels, Matrix]:
-    """A grey picture turned about its middle, and its frame -> photo."""
+def _turned(picture: Pixels, degrees: int) -> tuple[Pixels, Matrix]:
+    """A grey picture turned by quarters, and the matrix from its pixels to the picture's."""
     height, width = picture.shape
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    wide = round(abs(width * cosine) + abs(height * sine))
-    high = round(abs(width * sine) + abs(height * cosine))
-    turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
-    middle = np.array([(wide - 1) / 2.0, (high - 1) / 2.0])
-    turn[:2, 2] = np.array([(width - 1) / 2.0, (height - 1) / 2.0]) - turn[:2, :2] @ middle
+    # The photo's right and down, and its first pixel, as the turned picture has them.
+    back = {
+        90: np.array([[0.0, -1.0, width - 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        -90: np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, height - 1.0], [0.0, 0.0, 1.0]]),
+        180: np.array([[-1.0, 0.0, width - 1.0], [0.0, -1.0, height - 1.0], [0.0, 0.0, 1.0]]),
+    }[degrees]
+    return np.array(np.rot90(picture, {90: 1, -90: -1, 180: 2}[degrees]), order="C"), back
+
+
+def _cut_grey(picture: Pixels, matrix: Matrix, size: int) -> Pixels:
+    """As cut_out of a grey (H, W) picture, but its edge repeated outside: black would be one to the detector."""
+    shrink = shrink_for(matrix)
+    left, top, right, bottom = bounds(matrix, size, picture.shape[1], picture.shape[0], margin=2 * shrink)
+    if left >= right or top >= bottom:
+        return np.zeros((size, size), np.uint8)
+    region = picture[top:bottom, left:right]
+    smaller = (max(1, region.shape[1] // shrink), max(1, region.shape[0] // shrink))
+    reduce = np.diag([smaller[0] / region.shape[1], smaller[1] / region.shape[0], 1.0])
+    reduce[:2, 2] = reduce[0, 0] / 2.0 - 0.5, reduce[1, 1] / 2.0 - 0.5
+    reduce[:2, 2] -= reduce[:2, :2] @ [left, top]
+    if shrink > 1:
+        region = np.asarray(cv2.resize(region, smaller, interpolation=cv2.INTER_AREA), np.uint8)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    turned = cv2.warpAffine(picture, turn[:2], (wide, high), flags=flags, borderMode=cv2.BORDER_CONSTANT)
-    return np.asarray(turned, np.uint8), frame @ turn
+    to_region = (reduce @ matrix)[:2]
+    seen = cv2.warpAffine(region, to_region, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(seen, np.uint8)
 
 
 def find_faces(pixels: Pixels, landmarks: Landmarks, size: int) -> list[Face]:

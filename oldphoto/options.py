@@ -9,6 +9,7 @@ from typing import Literal
 from oldphoto.errors import UsageError
 
 LargeMode = Literal["auto", "on", "off"]
+FaceDetector = Literal["hog", "cnn"]
 
 # From this many pixels on, `hr="auto"` takes the large-photo path (patch attention, 512-pixel faces).
 LARGE_PHOTO_PIXELS = 1_500_000
@@ -22,6 +23,8 @@ class Options:
     with_scratch: find scratches and repair them.
     hr: the path for large photos: "auto" decides by size, "on" and "off" force it.
     faces: find faces and enhance them.
+    face_detector: what says that something is a face: dlib's "hog", or its "cnn", a network, which is slow without a
+        graphics card and needs a file of its own.
     face_size: side of the aligned face crop in pixels, 256 or 512; None takes 512 on the large-photo path, else 256.
     scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the set's own figure.
     only_damaged: repair scratches and change nothing else: pixels outside the mask stay as they are, faces too.
@@ -35,6 +38,7 @@ class Options:
     with_scratch: bool = False
     hr: LargeMode = "auto"
     faces: bool = True
+    face_detector: FaceDetector = "hog"
     face_size: Literal[256, 512] | None = None
     scratch_threshold: float | None = None
     mask_dilation: int | None = None
@@ -49,6 +53,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.hr not in ("auto", "on", "off"):
             raise UsageError(f"hr is {self.hr!r}", "use auto, on or off")
+        if self.face_detector not in ("hog", "cnn"):
+            raise UsageError(f"face detector is {self.face_detector!r}", "use hog or cnn")
         if self.face_size not in (None, 256, 512):
             raise UsageError(f"face size is {self.face_size}", "use 256 or 512")
         if self.scratch_threshold is not None and not 0.0 < self.scratch_threshold < 1.0:

@@ -21,7 +21,17 @@ from oldphoto import weights
 from oldphoto.blending import blend
 from oldphoto.colour import from_srgb, to_srgb
 from oldphoto.errors import UsageError
-from oldphoto.faces import Face, Landmarks, cut_faces, detect_faces, eight_bits, enhance_faces, joined
+from oldphoto.faces import (
+    Detector,
+    Face,
+    Landmarks,
+    cnn_detector,
+    cut_faces,
+    detect_faces,
+    eight_bits,
+    enhance_faces,
+    joined,
+)
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact, load_published, placed
 from oldphoto.memory import limit, out_of_memory, ran_out
@@ -118,7 +128,8 @@ def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options
     anything, and in the restored one, which shows faces that scratches and noise had hidden.
     """
     pixels = eight_bits(restored)
-    found = joined(detect_faces(before), detect_faces(pixels))
+    detector = models.cnn_detector if options.face_detector == "cnn" else None
+    found = joined(detect_faces(before, detector), detect_faces(pixels, detector))
     faces = cut_faces(pixels, found, models.landmarks, size) if found else []
     wanted = [face for face, seen in zip(faces, found, strict=True) if options.wants_face(face.number, seen.side)]
     if wanted:
@@ -148,6 +159,7 @@ class Models:
         self.precision: Precision = precision
         self._loaded: dict[str, nn.Module] = {}
         self._landmarks: Landmarks | None = None
+        self._cnn_detector: Detector | None = None
 
     @staticmethod
     def load(weight_set: weights.WeightSet, device: str = "auto", precision: str = "fp32") -> Models:
@@ -165,6 +177,13 @@ class Models:
         if self._landmarks is None:
             self._landmarks = Landmarks(self._path("landmarks_68" if self.published else "landmarks_5"))
         return self._landmarks
+
+    @property
+    def cnn_detector(self) -> Detector:
+        """dlib's convolutional face detector, whose file is there if the options asked for it."""
+        if self._cnn_detector is None:
+            self._cnn_detector = cnn_detector(self._path(weights.CNN_DETECTOR))
+        return self._cnn_detector
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -62,10 +62,9 @@ RANGE_BYTES = 4 << 20
 COMPACT_FOLDER = "compact"
 COMPACT_MARK = "# ---- compact:"
 COMPACT_LICENCE = "MIT"
+# dlib's own, published by its author: goes with either set.
+CNN_DETECTOR = "cnn_detector"
 
-UNAVAILABLE_ADVICE = (
-    "set HF_ENDPOINT to a mirror, bring the files with `oldphoto weights import`, or use `--model compact`"
-)
 DISK_ADVICE = "free some space, or set HF_HOME to a folder that can be written to"
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -105,6 +104,7 @@ class WeightFile:
 
     path: relative; the reference's own layout for "published", inside the package for "compact".
     bytes: None where nobody publishes the exact size.
+    also: sha256 of other editions of the file by the same author, which serve as well.
     confidence: "A", "B", "C" (see the head of weights.lock) or "own".
     """
 
@@ -116,6 +116,12 @@ class WeightFile:
     licence: str
     confidence: str
     sources: tuple[Source, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Every sha256 that is right."""
+        return (self.sha256, *self.also)
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,8 @@ class Copy:
 
     @property
     def right(self) -> bool:
-        """Whether it is the file that weights.lock means."""
-        return self.found == self.file.sha256
+        """Whether it is a file that weights.lock means."""
+        return self.found in self.file.hashes
 
 
 @dataclass(frozen=True)
@@ -202,10 +208,11 @@ def _entry(entry: dict[str, Any]) -> WeightFile:
         licence=entry["licence"],
         confidence=entry["confidence"],
         sources=sources,
+        also=tuple(entry.get("also", ())),
     )
     if file.set not in get_args(ModelSet) or any(source.kind not in get_args(Kind) for source in sources):
         raise ValueError(f"weights.lock: {file.net}: unknown set or kind of source")
-    if not re.fullmatch("[0-9a-f]{64}", file.sha256) or _unsafe(file.path):
+    if not all(re.fullmatch("[0-9a-f]{64}", each) for each in file.hashes) or _unsafe(file.path):
         raise ValueError(f"weights.lock: {file.net}: sha256 or path is not valid")
     if any(source.kind == "bz2" and not source.sha256 for source in sources):
         raise ValueError(f"weights.lock: {file.net}: a bz2 source needs the sha256 of the compressed file")
@@ -260,6 +267,8 @@ def needed_nets(model_set: ModelSet, options: Options, large: bool, has_mask: bo
     else:
         nets.append(("mapping_patch_attention" if large else "mapping_scratch") if repair else "mapping")
         faces = [f"face_generator_{options.face_size or (512 if large else 256)}", "landmarks_68"]
+    if options.face_detector == "cnn":
+        faces.append(CNN_DETECTOR)
     return (*nets, *(faces if options.enhances_faces else ()))
 
 
@@ -474,11 +483,11 @@ def resolve(
     def obtain_all(name: ModelSet, connect_timeout: float, note: str | None = None) -> WeightSet:
         paths, hashes = {}, {}
         for net in nets_for(name):
-            if (name, net) not in known:
-                raise WeightsUnavailableError(f"weights.lock has no {name} {net}", UNAVAILABLE_ADVICE)
-            file = known[name, net]
+            file = known.get(("published" if net == CNN_DETECTOR else name, net))
+            if file is None:
+                raise WeightsUnavailableError(f"weights.lock has no {name} {net}", "install oldphoto again")
             paths[net] = obtain(file, offline=offline, progress=progress, connect_timeout=connect_timeout)
-            hashes[net] = file.sha256
+            hashes[net] = _hash(paths[net]) if file.also else file.sha256
         return WeightSet(name, paths, note, hashes)
 
     if model != "auto":
@@ -516,7 +525,7 @@ def obtain(
     if offline_wanted(offline):
         raise WeightsUnavailableError(
             f"{file.path} is not cached, and the network is switched off",
-            "run `oldphoto weights download` where there is a network, `oldphoto weights import`, or `--model compact`",
+            f"run `oldphoto weights download` where there is a network, `oldphoto weights import`, or {_instead(file)}",
         )
     with _locked(file):
         # Another process may have fetched it while this one waited.
@@ -570,8 +579,13 @@ def _fetch(file: WeightFile, progress: Progress | None, connect_timeout: float) 
             reasons[f"{source.name}: {_one_line(error)}"] = None
     raise WeightsUnavailableError(
         f"cannot fetch {file.path} ({'; '.join(reasons) or 'no source'})",
-        UNAVAILABLE_ADVICE,
+        f"set HF_ENDPOINT to a mirror, bring the files with `oldphoto weights import`, or use {_instead(file)}",
     )
+
+
+def _instead(file: WeightFile) -> str:
+    """What does without a published file."""
+    return "`--face-detector hog`" if file.net == CNN_DETECTOR else "`--model compact`"
 
 
 def _one_line(error: BaseException) -> str:
@@ -718,7 +732,7 @@ def _store(file: WeightFile, stream: IO[bytes], report: Progress) -> Path:
                 report(file, done, file.bytes)
             output.flush()
             os.fsync(output.fileno())
-        if digest.hexdigest() != file.sha256:
+        if digest.hexdigest() not in file.hashes:
             raise _corrupt(file, target, digest.hexdigest(), "it was deleted; bring it from another source")
         part.replace(target)
     finally:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,8 @@ def test_every_choice_of_faces_reaches_the_pipeline(tmp_path: Path, calls: Calls
     assert calls.options == Options(face_strength=0.25, min_face=70, only_faces=(2, 1))
     assert oldphoto("restore", photo, "-o", tmp_path / "c.jpg", "--skip-face", 3).exit_code == 0
     assert calls.options == Options(skip_faces=(3,))
+    assert oldphoto("restore", photo, "-o", tmp_path / "d.jpg", "--face-detector", "cnn").exit_code == 0
+    assert calls.options == Options(face_detector="cnn")
 
 
 @pytest.mark.parametrize(("flag", "hr"), [("--hr", "on"), ("--no-hr", "off"), (None, "auto")])
@@ -627,6 +630,16 @@ def test_faces_are_listed_and_drawn(tmp_path: Path) -> None:
     plain_text = oldphoto("faces", EXAMPLE).stdout.splitlines()
     assert plain_text[0].endswith("couple_1855.webp: 2 faces")
     assert [line.split()[0] for line in plain_text[1:]] == ["1", "2"]
+
+
+def test_faces_by_the_network_need_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = (file for file in weights.read_lock() if file.net == weights.CNN_DETECTOR)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(weights, "read_lock", lambda: (replace(file, sources=()),))
+    done = oldphoto("faces", EXAMPLE, "--face-detector", "cnn")
+    assert done.exit_code == ExitCode.WEIGHTS_UNAVAILABLE
+    assert "mmod_human_face_detector.dat is not cached" in done.stderr
 
 
 def test_drawn_faces_overwrite_nothing(tmp_path: Path) -> None:

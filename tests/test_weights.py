@@ -92,7 +92,7 @@ def test_lock_states_what_the_reference_notes_state(shared: Path) -> None:
     notes = (shared / "reference" / "weights.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+) \| (\d+|absent)[^|]*\| ([0-9a-f]{64}) \| ([ABC]) \|$", notes, re.MULTILINE)
     table = {path: (None if size == "absent" else int(size), digest, label) for path, size, digest, label in rows}
-    published = [file for file in weights.read_lock() if file.set == "published"]
+    published = [file for file in weights.read_lock() if file.set == "published" and file.net != weights.CNN_DETECTOR]
     assert len(published) == 10
     for file in published:
         assert (file.bytes, file.sha256, file.confidence) == table[file.path]
@@ -222,6 +222,34 @@ def test_compact_nets(large: bool) -> None:
     assert weights.needed_nets("compact", Options(), large) == (*plain, "face_generator", "landmarks_5")
     assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("scratch_unet", *plain)
     assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large, has_mask=True) == plain
+
+
+@pytest.mark.parametrize("name", ["compact", "published"])
+def test_the_network_that_detects_faces_goes_with_either_set(name: weights.ModelSet) -> None:
+    options = Options(face_detector="cnn")
+    assert weights.needed_nets(name, options, False)[-1] == weights.CNN_DETECTOR
+    assert weights.CNN_DETECTOR not in weights.needed_nets(name, replace(options, faces=False), False)
+    assert weights.CNN_DETECTOR not in weights.needed_nets(name, Options(), False)
+
+
+@pytest.mark.parametrize("data", [DATA, OTHER])
+def test_another_edition_of_a_file_serves_as_well(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = replace(weight(net=weights.CNN_DETECTOR, path="Face_Detection/detector.dat"), also=(sha256(OTHER),))
+    monkeypatch.setenv("OLDPHOTO_WEIGHTS", str(tmp_path))
+    (tmp_path / "cnn_detector.dat").write_bytes(data)
+    found = weights.resolve("compact", lambda name: (weights.CNN_DETECTOR,), files=[file])
+    assert found.files == {weights.CNN_DETECTOR: tmp_path / "cnn_detector.dat"}
+    assert found.hashes == {weights.CNN_DETECTOR: sha256(data)}
+    (tmp_path / "cnn_detector.dat").write_bytes(b"neither")
+    with pytest.raises(WeightsCorruptError):
+        weights.obtain(file)
+
+
+def test_without_the_network_that_detects_faces_there_is_another(nowhere: str) -> None:
+    with pytest.raises(WeightsUnavailableError) as raised:
+        weights.obtain(weight(net=weights.CNN_DETECTOR))
+    assert raised.value.advice is not None
+    assert "--face-detector hog" in raised.value.advice
 
 
 # ---- fetching from a hub

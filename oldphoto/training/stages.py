@@ -2,7 +2,7 @@
 
 Stage one of the paper: `old-vae`, `clean-vae`. Stage two: `mapping`, with both VAEs frozen; the published architecture
 has one for photos without damage, one with and one for large photos. A third stage of ours, for the compact networks
-alone: `finetune`, encoder, mapping and decoder end to end. Beside them `scratch-unet` and `face-generator`.
+alone: `finetune`, encoder, mapping and decoder end to end. Beside them `scratch-unet`, `face-generator`, `face-finder`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from oldphoto.errors import NoInputError, UsageError
 from oldphoto.faces import Landmarks, find_faces
 from oldphoto.loading import PUBLISHED, Config, build, load_compact, placed
 from oldphoto.models.blocks import ResidualBlock
+from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
@@ -34,6 +35,7 @@ from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.data import Pixels, damage_of, photos_of, read_photos
 from oldphoto.training.degrade import HOLE_OPACITY
+from oldphoto.training.face_finder import Tiles, scenes
 from oldphoto.training.losses import (
     PatchDiscriminator,
     deceive,
@@ -53,6 +55,7 @@ COMPACT: dict[str, Config] = {
         channels=(96, 96), blocks=4, context="non_local", context_blocks=1, norm="none", combine="add", any_damage=True
     ),
     "face_generator": FaceGeneratorConfig(width=12, steering=16, residual=True),
+    "face_finder": FaceFinderConfig(),
 }
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
@@ -465,6 +468,52 @@ class FaceStage(Stage):
         return {"psnr": _psnr(net(old), clean), "psnr_input": _psnr(old, clean), "psnr_sharp": _psnr(net(clean), clean)}
 
 
+class FinderStage(Stage):
+    """The network that proposes where faces are."""
+
+    def __init__(self, folders: Folders, recipe: Recipe, device: torch.device, config: Config) -> None:
+        self.recipe, self.device = recipe, device
+        # Small faces of the larger photos show to the detector once they are enlarged.
+        self.tiles = Tiles(scenes(folders.faces, 1), scenes(folders.clean, 2), scenes(folders.old, 2))
+        self.nets = {"face_finder": fresh(config)}
+        self.judges = {}
+
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """Pictures of tiles and their truth."""
+        drawn = [self.tiles.draw(side, dice.host) for _ in range(count)]
+        return {k: dice.placed(np.stack([one[k] for one in drawn])) for k in drawn[0]}
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Focal cross-entropy of the logit, so that the few hard places outweigh the many easy ones; L1 of the rest
+        at faces."""
+        answers, truth = self.nets["face_finder"](batch["picture"]), batch["truth"]
+        face, weight = truth[:, 0], truth[:, 5]
+        count = (face * weight).sum().clamp_min(1.0)
+        entropy = F.binary_cross_entropy_with_logits(answers[:, 0], face, reduction="none")
+        focus = torch.exp(-entropy.detach()).neg().add(1.0).square()
+        away = (answers[:, 1:5] - truth[:, 1:5]).abs() * face[:, None]
+        return {
+            "face": (entropy * focus * weight).sum() / count,
+            "place": 0.1 * away[:, :2].sum() / count,
+            "size": 0.3 * away[:, 2].sum() / count,
+            "lean": 0.3 * away[:, 3].sum() / count,
+        }, {}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """The share of the faces' cells that are likelier than all but one in 100, or in 1000, of those without."""
+        net = nets["face_finder"]
+        batch = self.fixed(24, self.recipe.size)
+        picture, truth = batch["picture"], batch["truth"]
+        logits = torch.cat([net(one)[:, 0] for one in torch.split(picture, 4)])
+        inside = logits[(truth[:, 0] > 0) & (truth[:, 5] > 0)]
+        outside = logits[(truth[:, 0] == 0) & (truth[:, 5] > 0)]
+        return {
+            f"recall_{wrong}": float((inside > torch.quantile(outside, 1.0 - 1.0 / wrong)).float().mean())
+            for wrong in (100, 1000)
+        }
+
+
 @lru_cache(maxsize=2)
 def aligned_faces(folder: Path, earlier: Path, side: int, device: torch.device) -> Tensor:
     """The surest face of every photo of a folder, aligned: (count, 3, side, side) uint8.
@@ -500,7 +549,8 @@ def fresh(config: Config) -> nn.Module:
     so that each block starts near the identity.
     """
     net = build(config)
-    if isinstance(config, VaeConfig | MappingConfig) and config.norm == "none":
+    plain = isinstance(config, VaeConfig | MappingConfig) and config.norm == "none"
+    if plain or isinstance(config, FaceFinderConfig):
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -560,6 +610,10 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
         "face-generator": (
             lambda f, e, r, d: FaceStage(f, e, r, d, "face_generator", COMPACT["face_generator"]),
             Recipe(steps=4000, batch=24, size=256, rate=4e-4),
+        ),
+        "face-finder": (
+            lambda f, _, r, d: FinderStage(f, r, d, COMPACT["face_finder"]),
+            Recipe(steps=4000, batch=8, size=256, rate=2e-3),
         ),
     },
     # The paper's crops and rate; its 200 epochs in batches of 36 to 120 are a matter of the machine at hand.
