@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oldphoto.errors import WeightsCorruptError
+from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
 from oldphoto.models.mapping import Mapping as LatentMapping
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 from oldphoto.models.vae import Vae, VaeConfig
 
-Config = VaeConfig | MappingConfig | ScratchUnetConfig | FaceGeneratorConfig
+Config = VaeConfig | MappingConfig | ScratchUnetConfig | FaceGeneratorConfig | LandmarkNetConfig
 Net = TypeVar("Net", bound=nn.Module)
 
 PUBLISHED: dict[str, Config] = {
@@ -54,6 +55,8 @@ def build(config: Config) -> nn.Module:
             return ScratchUnet(config)
         case FaceGeneratorConfig():
             return FaceGenerator(config)
+        case LandmarkNetConfig():
+            return LandmarkNet(config)
 
 
 COUNTER = ".num_batches_tracked"
@@ -301,7 +304,7 @@ def config_to_json(config: Config) -> str:
 def config_from_json(text: str) -> Config:
     """Inverse of config_to_json. Raises ValueError, KeyError or TypeError on anything else."""
     fields: dict[str, Any] = json.loads(text)
-    kinds = {k.__name__: k for k in (VaeConfig, MappingConfig, ScratchUnetConfig, FaceGeneratorConfig)}
+    kinds = {k.__name__: k for k in get_args(Config)}
     kind: Callable[..., Config] = kinds[fields.pop("kind")]
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
