@@ -1206,7 +1206,7 @@ def train(
         typer.Argument(
             help="landmarks, scratch-unet, old-vae, clean-vae, mapping, finetune, face-generator, face-finder; in this "
             "order. The published ones have no finetune and no face-finder, but mapping-scratch, "
-            "mapping-patch-attention, face-generator-256, -512. all: every one but landmarks."
+            "mapping-patch-attention, face-generator-256, -512. all: every one in turn."
         ),
     ],
     data: Data,
@@ -1226,16 +1226,6 @@ def train(
 ) -> None:
     """Run one stage of training, or all, going on from the last checkpoint; run it again after an interruption."""
     console = stderr()
-    if stage == "landmarks":
-        if not (steps is batch is size is rate is seed is minutes is None) or device != "cpu":
-            raise UsageError("the landmark model has a fixed recipe", "give --data and --output alone")
-        from oldphoto.training.landmarks import train_landmarks
-
-        output.mkdir(parents=True, exist_ok=True)
-        target = output / "landmarks_5.dat"
-        error = train_landmarks(data, target, tell=lambda line: console.print(Text(line)))
-        typer.echo(f"{target}: {error}")
-        return
     from oldphoto.training.train import train as run
     from oldphoto.training.train import train_all
 
