@@ -104,17 +104,20 @@ def plan_translation(
     height, width = _padded_size(size, nets)
     held = resident() + height * width * (3 * depth // 8 + (10 if damaged else 0))
     room = int((limit - held) * GIVEN_OUT)
+    most_whole = min(room, MOST_WHOLE)
     if device.type == "cuda":
-        room = min(room, torch.cuda.mem_get_info(device)[0])
+        # Maps in one piece stay on the card; strips would carry each to the main memory and back.
+        most_whole = int(torch.cuda.mem_get_info(device)[0] * GIVEN_OUT)
+        room = min(room, most_whole)
     if nets.bounded:
         tile = TILE
         while tile > 2 * HALO and TILE_PIXEL * (tile + 2 * HALO) ** 2 > room:
             tile //= 2
         sides = (min(side, tile + 2 * HALO) for side in (height, width))
         return Plan("tiles", held + TILE_PIXEL * math.prod(sides), tile=tile)
-    dry = _dry_run(height, width, damaged, nets, device, 0, 0)
+    dry = _dry_run(height, width, damaged, nets, 0, 0)
     whole = WHOLE_MAPS * dry.largest_map + (ATTENTION_MEMORY if damaged else 0)
-    if whole <= min(room, MOST_WHOLE):
+    if whole <= most_whole:
         return Plan("whole", held + round(whole))
     strips = max(min(room // 3, MOST_STRIPS), dry.least_strip)
     maps = room - strips - (ATTENTION_MEMORY if damaged else 0)
@@ -124,7 +127,7 @@ def plan_translation(
             f"{size[1]} x {size[0]} pixels take {gigabytes(least)} of memory, more than the {gigabytes(limit)} allowed",
             f"give --max-memory {gigabytes(least + (100 << 20))} or more, or --model compact",
         )
-    dry = _dry_run(height, width, damaged, nets, device, strips, maps)
+    dry = _dry_run(height, width, damaged, nets, strips, maps)
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if dry.most_on_disk > free:
@@ -141,10 +144,8 @@ def _padded_size(size: tuple[int, int], nets: TranslationNets) -> tuple[int, int
     return height, width
 
 
-def _dry_run(
-    height: int, width: int, damaged: bool, nets: TranslationNets, device: torch.device, strips: int, maps: int
-) -> Streams:
-    streams = Streams(strips, maps, device, dry=True)
+def _dry_run(height: int, width: int, damaged: bool, nets: TranslationNets, strips: int, maps: int) -> Streams:
+    streams = Streams(strips, maps, torch.device("cpu"), dry=True)
     x = streams.photo((3, height, width), lambda top, bottom: torch.empty(0))
     mask = torch.zeros(1, 1, 1, 1).expand(1, 1, height, width) if damaged else None
     with torch.inference_mode():

@@ -133,6 +133,15 @@ def test_less_memory_means_strips_then_files_then_an_error_that_says_what_would_
     assert plan(enough).way == "strips"
 
 
+def test_a_card_keeps_in_one_piece_what_fits_in_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def way(free: int) -> str:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+        trio = nets("instance", "none")
+        return plan_translation((12_000, 9_000), 8, False, trio, torch.device("cuda"), resident() + (4 << 30)).way
+
+    assert [way(free) for free in (64 << 30, 1 << 30)] == ["whole", "strips"]
+
+
 def test_less_memory_means_smaller_tiles() -> None:
     tiles = [plan_translation((3000, 4000), 8, False, nets(), CPU, resident() + (size << 20)) for size in (8000, 900)]
     assert [plan.tile for plan in tiles] == [1024, 512]
