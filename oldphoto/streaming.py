@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oldphoto.memory import ran_out
+from oldphoto.models import winograd
 from oldphoto.models.mapping import (
     NonLocal,
     PatchScale,
@@ -164,6 +165,7 @@ class Convolution(Node):
         height, width = ((side + 2 * padding - self.kernel) // stride + 1 for side in (source.height, source.width))
         super().__init__(weight.shape[0], height, width, (source,))
         self.weight, self.bias = weight, bias
+        self.transformed: winograd.Kernel | None = None
         self.price = weight[0].numel()
         self.scale = float(stride)
         self.reach = self.kernel // 2
@@ -176,7 +178,12 @@ class Convolution(Node):
         strip = source.rows(max(first, 0), min(last, source.height))
         if first < 0 or last > source.height:
             strip = F.pad(strip, (0, 0, max(-first, 0), max(last - source.height, 0)))
-        return F.conv2d(strip, self.weight, self.bias, self.stride, (0, self.padding))
+        padding = (0, self.padding)
+        if self.stride != 1 or not winograd.wins(strip, self.weight, padding):
+            return F.conv2d(strip, self.weight, self.bias, self.stride, padding)
+        if self.transformed is None:
+            self.transformed = winograd.transformed(self.weight)
+        return winograd.convolved(strip, self.transformed, self.bias, padding)
 
 
 class Transposed(Node):

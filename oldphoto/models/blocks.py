@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oldphoto.models.winograd import Conv3x3
+
 # "instance": over each photo's whole map, no affine, no running statistics, as published. "none": no normalisation.
 Norm = Literal["instance", "none"]
 
@@ -43,8 +45,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
         self.norm: Norm = norm
-        self.conv1 = nn.Conv2d(channels, channels, 3)
-        self.conv2 = nn.Conv2d(channels, channels, 3)
+        self.conv1 = Conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
