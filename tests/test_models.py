@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
-from oldphoto.models.blocks import normalise
+from oldphoto.models.blocks import moments, normalise
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
 from oldphoto.models.scratch_unet import BlurPool, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
@@ -203,3 +203,21 @@ def test_build_makes_each_kind() -> None:
     kinds = {type(build(c)) for c in (VaeConfig(4, 4, 1), TINY, ScratchUnetConfig(2), FaceGeneratorConfig(2, 2))}
     assert len(kinds) == 4
     assert all(issubclass(k, nn.Module) for k in kinds)
+
+
+@pytest.mark.parametrize("laid", [torch.contiguous_format, torch.channels_last])
+def test_moments_are_mean_and_variance_of_the_whole_map(laid: torch.memory_format) -> None:
+    x = (torch.randn(2, 5, 600, 301) + 7.0).to(memory_format=laid)  # more values than are taken at once
+    mean, variance = moments(x)
+    torch.testing.assert_close(mean.double(), x.double().mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        variance.double(), x.double().var(dim=(2, 3), correction=0, keepdim=True), atol=1e-5, rtol=0
+    )
+    assert moments(x.half())[1].dtype == torch.float32
+
+
+def test_a_map_that_is_the_same_everywhere_has_no_variance() -> None:
+    x = torch.randn(1, 5, 1, 1).expand(1, 5, 37, 41)
+    mean, variance = moments(x)
+    assert bool((mean == x).all())
+    assert not bool(variance.any())
