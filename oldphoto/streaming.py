@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oldphoto.memory import ran_out
+from oldphoto.models import winograd
+from oldphoto.models.blocks import moments
 from oldphoto.models.mapping import (
     NonLocal,
     PatchScale,
@@ -164,6 +166,7 @@ class Convolution(Node):
         height, width = ((side + 2 * padding - self.kernel) // stride + 1 for side in (source.height, source.width))
         super().__init__(weight.shape[0], height, width, (source,))
         self.weight, self.bias = weight, bias
+        self.transformed: winograd.Kernel | None = None
         self.price = weight[0].numel()
         self.scale = float(stride)
         self.reach = self.kernel // 2
@@ -176,7 +179,12 @@ class Convolution(Node):
         strip = source.rows(max(first, 0), min(last, source.height))
         if first < 0 or last > source.height:
             strip = F.pad(strip, (0, 0, max(-first, 0), max(last - source.height, 0)))
-        return F.conv2d(strip, self.weight, self.bias, self.stride, (0, self.padding))
+        padding = (0, self.padding)
+        if self.stride != 1 or not winograd.wins(strip, self.weight, padding):
+            return F.conv2d(strip, self.weight, self.bias, self.stride, padding)
+        if self.transformed is None:
+            self.transformed = winograd.transformed(self.weight)
+        return winograd.convolved(strip, self.transformed, self.bias, padding)
 
 
 class Transposed(Node):
@@ -397,7 +405,7 @@ class Streams:
             yield top, strip
             top += strip.shape[2]
 
-    def keep(self, x: Streamed, moments: Moments | None = None, *, store: bool = True) -> None:
+    def keep(self, x: Streamed, into: Moments | None = None, *, store: bool = True) -> None:
         """Make one pass over a map: store it, gather its moments, or both."""
         node = x.node
         kept = None
@@ -408,8 +416,8 @@ class Streams:
             kept = Stored(self, shape, room or Room(self, node.height, node.channels * node.width))
         waiting: tuple[int, Tensor] | None = None
         for top, strip in self.strips_of(node):
-            if moments is not None:
-                moments.add(strip)
+            if into is not None:
+                into.add(strip)
             if kept is None:
                 continue
             if not in_place:
@@ -447,8 +455,7 @@ class Moments:
     def add(self, strip: Tensor) -> None:
         """(1, C, rows, W)."""
         count = strip.shape[2] * strip.shape[3]
-        variance, mean = torch.var_mean(strip.float(), dim=(2, 3), correction=0, keepdim=True)
-        variance, mean = variance.double(), mean.double()
+        mean, variance = (each.double() for each in moments(strip))
         whole = self.count + count
         apart = mean - self.mean
         self.squares = self.squares + variance * count + apart**2 * (self.count * count / whole)
@@ -567,13 +574,12 @@ def _pad(x: Streamed, pad: tuple[int, ...], mode: str, value: float | None = Non
     return Streamed(Reflected(_settled(x), pad[0]), x.streams)
 
 
-def _var_mean(x: Streamed, dim: tuple[int, ...], correction: int, keepdim: bool) -> tuple[Tensor, Tensor]:
-    assert (dim, correction, keepdim) == ((2, 3), 0, True)
-    moments = Moments()
-    x.streams.keep(x, moments, store=x.node.total_price() > WORTH_STORING)
+def _moments(x: Streamed) -> tuple[Tensor, Tensor]:
+    found = Moments()
+    x.streams.keep(x, found, store=x.node.total_price() > WORTH_STORING)
     if x.streams.dry:
         return torch.zeros(1, x.node.channels, 1, 1), torch.zeros(1, x.node.channels, 1, 1)
-    return (moments.squares / moments.count).float(), moments.mean.float()
+    return found.mean.float(), (found.squares / found.count).float()
 
 
 def _attend(module: NonLocal, x: Streamed, keep: Tensor, rows: Tensor | None = None) -> Streamed:
@@ -635,7 +641,7 @@ _STREAMED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: _conv2d,
     torch.conv_transpose2d: _conv_transpose2d,
     F.pad: _pad,
-    torch.var_mean: _var_mean,
+    moments: _moments,
     torch.relu_: lambda x: _in_place(torch.relu_, x),
     NonLocal.attend: _attend,
     PatchScale.compose: _compose,

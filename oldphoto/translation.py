@@ -19,6 +19,7 @@ from torch import Tensor
 
 from oldphoto.errors import OutOfMemoryError
 from oldphoto.memory import gigabytes, out_of_memory, ran_out, resident
+from oldphoto.models import winograd
 from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side, spans
 from oldphoto.models.vae import STRIDE, Source, Vae
 from oldphoto.streaming import Streamed, Streams
@@ -103,6 +104,8 @@ def plan_translation(
     """
     height, width = _padded_size(size, nets)
     held = resident() + height * width * (3 * depth // 8 + (10 if damaged else 0))
+    if device.type == "cpu":
+        held += winograd.memory(max(nets.mapping.config.channels))
     room = int((limit - held) * GIVEN_OUT)
     most_whole = min(room, MOST_WHOLE)
     if device.type == "cuda":

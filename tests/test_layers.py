@@ -19,6 +19,7 @@ LAYERS = [
     {"memory", "options", "colour", "decoders", "exif"},
     {"photo"},
     {"heif", "jpeg2000", "netpbm", "plugins", "png", "tiff"},
+    {"models.winograd"},
     {"models.blocks", "image", "manifest", "provenance", "tensors", "weights"},
     {"compare"},
     {"report"},

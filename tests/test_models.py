@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
-from oldphoto.models.blocks import Reflection, normalise
+from oldphoto.models.blocks import Reflection, moments, normalise
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
@@ -237,3 +237,21 @@ def test_landmarks_do_not_depend_on_brightness_and_contrast() -> None:
         assert torch.allclose(net(crops), net(0.2 + 0.3 * crops), atol=0.2)
         with pytest.raises(ValueError, match="96 x 96"):
             LandmarkNet(LandmarkNetConfig(width=4))(crops)
+
+
+@pytest.mark.parametrize("laid", [torch.contiguous_format, torch.channels_last])
+def test_moments_are_mean_and_variance_of_the_whole_map(laid: torch.memory_format) -> None:
+    x = (torch.randn(2, 5, 600, 301) + 7.0).to(memory_format=laid)  # more values than are taken at once
+    mean, variance = moments(x)
+    torch.testing.assert_close(mean.double(), x.double().mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        variance.double(), x.double().var(dim=(2, 3), correction=0, keepdim=True), atol=1e-5, rtol=0
+    )
+    assert moments(x.half())[1].dtype == torch.float32
+
+
+def test_a_map_that_is_the_same_everywhere_has_no_variance() -> None:
+    x = torch.randn(1, 5, 1, 1).expand(1, 5, 37, 41)
+    mean, variance = moments(x)
+    assert bool((mean == x).all())
+    assert not bool(variance.any())

@@ -7,11 +7,15 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from oldphoto.models.winograd import Conv3x3
 
 # "instance": over each photo's whole map, no affine, no running statistics, as published. "none": no normalisation.
 Norm = Literal["instance", "none"]
 
 EPSILON = 1e-5
+VALUES_AT_ONCE = 1 << 20
 
 
 def normalise(x: Tensor, norm: Norm) -> Tensor:
@@ -23,8 +27,31 @@ def normalise(x: Tensor, norm: Norm) -> Tensor:
         return x
     if torch.is_grad_enabled():
         return F.instance_norm(x, eps=EPSILON)
-    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+    mean, variance = moments(x)
     return x.sub_(mean).mul_(torch.rsqrt(variance.add_(EPSILON)))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of x (N, C, H, W) over H and W: (N, C, 1, 1) each, on the CPU in float32 at least."""
+    if has_torch_function_unary(x):
+        streamed: tuple[Tensor, Tensor] = handle_torch_function(moments, (x,), x)
+        return streamed
+    if x.device.type != "cpu":
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+        return mean, variance
+    # On the CPU var_mean takes five times as long where the channels of a cell lie together. Differences from one cell
+    # are summed, so that a map that is the same everywhere has exactly its value for a mean, and no variance.
+    step = max(1, VALUES_AT_ONCE // max(1, x[:, :, :1].numel()))
+    parts = [x[:, :, top : top + step] for top in range(0, x.shape[2], step)]
+    cells = x.shape[2] * x.shape[3]
+    level = x[:, :, :1, :1].to(torch.promote_types(x.dtype, torch.float32))
+    mean, squares = torch.zeros_like(level), torch.zeros_like(level)
+    for part in parts:
+        mean += (part - level).sum(dim=(2, 3), keepdim=True)
+    mean = level + mean / cells
+    for part in parts:
+        squares += (part - mean).square_().sum(dim=(2, 3), keepdim=True)
+    return mean, squares / cells
 
 
 def activate(x: Tensor) -> Tensor:
@@ -76,8 +103,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
         self.norm: Norm = norm
-        self.conv1 = nn.Conv2d(channels, channels, 3)
-        self.conv2 = nn.Conv2d(channels, channels, 3)
+        self.conv1 = Conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""

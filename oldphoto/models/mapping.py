@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from oldphoto.models.blocks import Norm, ResidualBlock, activate, blocks, normalise
+from oldphoto.models.winograd import Conv3x3
 
 # Logits held at once by the attention loops: 2^24 floats are 64 MiB.
 LOGITS_AT_ONCE = 1 << 24
@@ -72,11 +73,11 @@ class Mapping(nn.Module):
         widths = (config.latent_channels, *config.channels)
         back = (*reversed(config.channels[:-1]), config.latent_channels)
         wide = config.channels[-1]
-        self.enter = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.enter = nn.ModuleList(Conv3x3(a, b, padding=1) for a, b in pairwise(widths))
         self.non_local = NonLocal(config) if config.context == "non_local" else None
         self.patches = PatchAttention(config) if config.context == "patches" else None
         self.blocks = blocks(config.blocks, wide, config.norm)
-        self.leave = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise((wide, *back)))
+        self.leave = nn.ModuleList(Conv3x3(a, b, padding=1) for a, b in pairwise((wide, *back)))
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """z: (N, C, h, w); mask: (N, 1, H, W), 1 = damaged, None = no damage -> (N, C, h, w)."""
@@ -305,7 +306,7 @@ class PatchScale(nn.Module):
         super().__init__()
         self.size = size
         self.block = ResidualBlock(channels, config.norm)
-        self.combine = nn.Conv2d(2 * channels + 1, channels, 3, padding=1)
+        self.combine = Conv3x3(2 * channels + 1, channels, padding=1)
 
     def forward(self, z: Tensor, damaged: Tensor) -> Tensor:
         """z: (N, C, h, w); damaged: (N, 1, h, w), 1 = damaged cell -> (N, C, h, w)."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oldphoto.models.blocks import reflect
+from oldphoto.models.winograd import Conv3x3
 
 LEVELS = 4
 MULTIPLE = 2**LEVELS
@@ -34,7 +35,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3)
+        self.conv = Conv3x3(channels_in, channels_out)
         self.norm = nn.BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class Up(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.up = nn.Conv2d(channels, channels // 2, 3)
+        self.up = Conv3x3(channels, channels // 2)
         self.conv1 = ConvNorm(channels, channels // 2)
         self.conv2 = ConvNorm(channels // 2, channels // 2)
 
@@ -100,7 +101,7 @@ class ScratchUnet(nn.Module):
         self.first = nn.Conv2d(1, config.width, 7)
         self.down = nn.ModuleList(Down(c) for c in widths[:-1])
         self.up = nn.ModuleList(Up(c) for c in reversed(widths[1:]))
-        self.last = nn.Conv2d(config.width, 1, 3)
+        self.last = Conv3x3(config.width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) in [-1, 1] -> (N, 1, H, W) logits."""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oldphoto.models.winograd import Conv3x3
+
 DOUBLINGS = 5
 MULTIPLE = 2**DOUBLINGS
 SLOPE = 0.2
@@ -40,9 +42,9 @@ class Spade(nn.Module):
     def __init__(self, channels: int, steering: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.shared = nn.Conv2d(3, steering, 3, padding=1)
-        self.gamma = nn.Conv2d(steering, channels, 3, padding=1)
-        self.beta = nn.Conv2d(steering, channels, 3, padding=1)
+        self.shared = Conv3x3(3, steering, padding=1)
+        self.gamma = Conv3x3(steering, channels, padding=1)
+        self.beta = Conv3x3(steering, channels, padding=1)
 
     def forward(self, x: Tensor, face: Tensor) -> Tensor:
         """x: (N, C, h, w), face: (N, 3, h, w) -> (N, C, h, w)."""
@@ -58,9 +60,9 @@ class SpadeBlock(nn.Module):
         super().__init__()
         middle = min(channels_in, channels_out)
         self.norm1 = Spade(channels_in, steering)
-        self.conv1 = nn.Conv2d(channels_in, middle, 3, padding=1)
+        self.conv1 = Conv3x3(channels_in, middle, padding=1)
         self.norm2 = Spade(middle, steering)
-        self.conv2 = nn.Conv2d(middle, channels_out, 3, padding=1)
+        self.conv2 = Conv3x3(middle, channels_out, padding=1)
         self.shortcut_norm = Spade(channels_in, steering) if channels_in != channels_out else None
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else None
 
@@ -80,12 +82,12 @@ class FaceGenerator(nn.Module):
         super().__init__()
         self.config = config
         w, s = config.width, config.steering
-        self.start = nn.Conv2d(3, 16 * w, 3, padding=1)
+        self.start = Conv3x3(3, 16 * w, padding=1)
         # Whether the map is doubled before each block: the third block works at the second's size.
         self.doubles = (False, True, False, True, True, True, True)
         shapes = ((16, 16), (16, 16), (16, 16), (16, 8), (8, 4), (4, 2), (2, 1))
         self.blocks = nn.ModuleList(SpadeBlock(a * w, b * w, s) for a, b in shapes)
-        self.last = nn.Conv2d(w, 3, 3, padding=1)
+        self.last = Conv3x3(w, 3, padding=1)
 
     def forward(self, face: Tensor) -> Tensor:
         """(N, 3, S, S) in [-1, 1] -> the same; a residual network may leave the range by a little."""

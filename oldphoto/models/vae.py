@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oldphoto.models.blocks import Norm, activate, blocks, normalise, reflect
+from oldphoto.models.winograd import Conv3x3
 
 STRIDE = 4
 SLOPE = 0.2
@@ -115,9 +116,9 @@ class Refine(nn.Module):
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(config.width + 10, config.refine, 3)
-        self.conv2 = nn.Conv2d(config.refine, config.refine, 3)
-        self.last = nn.Conv2d(config.refine, 5, 3)
+        self.conv1 = Conv3x3(config.width + 10, config.refine)
+        self.conv2 = Conv3x3(config.refine, config.refine)
+        self.last = Conv3x3(config.refine, 5)
 
     def forward(self, features: Tensor, painted: Tensor, source: Source) -> Tensor:
         """features: (N, width, H, W); painted: (N, 3, H, W) -> (N, 3, H, W), not clipped."""
