@@ -58,7 +58,7 @@ def test_an_answer_sees_its_reach_and_no_further() -> None:
     net = build(FaceFinderConfig((2, 3, 4), depth=2))
     assert isinstance(net, FaceFinder)
     picture = torch.rand(1, 1, 160, 160, requires_grad=True)
-    net(picture)[0, :, 10, 10].sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    net(picture)[0, :, 10, 10].sum().backward()
     assert picture.grad is not None
     seen = torch.nonzero(picture.grad[0, 0])
     assert int(seen.min()) >= 10 * STRIDE - net.reach
