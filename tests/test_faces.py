@@ -288,7 +288,7 @@ def test_the_network_sees_no_more_than_a_reduced_copy(monkeypatch: pytest.Monkey
     monkeypatch.setattr("oldphoto.faces.propose", lambda picture: [])
     assert detect_faces(np.zeros((3000, 4000, 3), np.uint8), cnn_detector(tmp_path / "none")) == []
     assert len(seen) == 4
-    assert all(height * width <= 1_010_000 and channels == 3 for height, width, channels in seen)
+    assert all(height * width < 1_010_000 and channels == 3 for height, width, channels in seen)
 
 
 def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:

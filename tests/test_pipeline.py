@@ -162,7 +162,7 @@ def test_faces_can_be_chosen_by_number_size_and_strength(
     assert (chosen, warnings) == ([1], ())
     skipped, second, _ = run(skip_faces=(1,))
     assert skipped == [2]
-    assert np.array_equal(first + second, all_of_it)
+    assert np.abs(first + second - all_of_it).max() <= 1  # each is rounded by itself
     places = [[round(edge) for edge in face.bounds] for face in listed]
     for changed, own, other in ((first, *places), (second, *places[::-1])):
         assert changed[own[1] : own[3], own[0] : own[2]].any()
