@@ -1226,16 +1226,6 @@ def train(
 ) -> None:
     """Run one stage of training, or all, going on from the last checkpoint; run it again after an interruption."""
     console = stderr()
-    if stage == "landmarks":
-        if not (steps is batch is size is rate is seed is minutes is None) or device != "cpu":
-            raise UsageError("the landmark model has a fixed recipe", "give --data and --output alone")
-        from oldphoto.training.landmarks import train_landmarks
-
-        output.mkdir(parents=True, exist_ok=True)
-        target = output / "landmarks_5.dat"
-        error = train_landmarks(data, target, tell=lambda line: console.print(Text(line)))
-        typer.echo(f"{target}: {error}")
-        return
     from oldphoto.training.train import train as run
     from oldphoto.training.train import train_all
 

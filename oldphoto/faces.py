@@ -55,11 +55,22 @@ LOOKS = ((84, 0.0, True), (112, 12.0, False), (112, -12.0, True), (128, 0.0, Tru
 # in the latter's sides. Measured on 41 training faces.
 CNN_SIDE, CNN_UP, CNN_LEFT = 0.92, 0.06, 0.04
 
-# Landmarks are read from a copy of the face in which the detector's box has this side, so that the model always sees
-# the same scale, and averaged over boxes moved a little: the model answers in whole pixels, their mean is finer.
-LANDMARK_BOX = 160
-LANDMARK_MARGIN = 0.6
+# The detector's square about a face: its side in eye distances, where its middle lies on the way from the eyes to the
+# mouth, and how long that way is. Measured on upright faces.
+SQUARE_SIZE = 2.28
+SQUARE_DOWN = 0.49
+FACE_HEIGHT = 1.12
+
+# A dlib predictor reads a copy of the face in which the detector's box has this side, so that it always sees the same
+# scale, and so far beyond it.
+PREDICTOR_BOX = 160
+PREDICTOR_MARGIN = 0.6
+# Our network sees a square of so many of the box's sides.
+LANDMARK_REACH = 1.4
+# A face that leans by more is seen again upright by a predictor; the network looks so many times.
 LANDMARK_LEAN = np.radians(10.0)
+LANDMARK_LOOKS = 2
+# Answers are averaged over boxes moved a little, in their sides: dlib's are whole pixels, their mean is finer.
 LANDMARK_SHIFTS = ((0.0, 0.0), (-0.04, 0.0), (0.04, 0.0), (0.0, -0.04), (0.0, 0.04))
 
 _threads = threading.local()
@@ -137,52 +148,59 @@ class Detector:
 
 
 class Landmarks:
-    """A dlib shape predictor that says where eyes, nose tip and mouth corners are.
+    """Says where eyes, nose tip and mouth corners are.
 
-    path: a model of 68 points (the iBUG order) or of our own five (faces.Face.landmarks' order and meaning).
+    path: the compact set's network (.safetensors), or a dlib shape predictor of 68 points in the iBUG order.
     Raises WeightsCorruptError where the file is neither.
     """
+
+    def __init__(self, path: Path) -> None:
+        self._find = _Network(path).find if path.suffix == ".safetensors" else _Predictor(path).find
+
+    def find(self, pixels: Pixels, detection: Detection) -> Points:
+        """pixels: (H, W, 3) uint8 RGB -> (5, 2) float64 in photo pixels."""
+        return self._find(pixels, detection)
+
+
+class _Predictor:
+    """dlib's regression trees."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._predictor: Any = dlib.shape_predictor(str(path))
         except RuntimeError as error:
             raise WeightsCorruptError(f"{path} is not a landmark model: {error}") from error
-        blank = np.zeros((8, 8), np.uint8)
-        self.num_parts: int = self._predictor(blank, dlib.rectangle(0, 0, 7, 7)).num_parts
-        if self.num_parts not in (5, 68):
-            raise WeightsCorruptError(f"{path} gives {self.num_parts} landmarks, not 5 or 68")
+        parts = self._predictor(np.zeros((8, 8), np.uint8), dlib.rectangle(0, 0, 7, 7)).num_parts
+        if parts != 68:
+            raise WeightsCorruptError(f"{path} gives {parts} landmarks, not 68")
 
     def find(self, pixels: Pixels, detection: Detection) -> Points:
-        """pixels: (H, W, 3) uint8 RGB -> (5, 2) float64 in photo pixels."""
-        points = self._find(pixels, detection)
+        """As Landmarks.find."""
+        points = self._look(pixels, detection)
         # Seen upright a second time, where the detector took a leaning face for an upright one.
-        across = (points[1] - points[0]) @ detection.frame[:2, :2]
-        lean = float(np.arctan2(across[1], across[0]))
+        lean = _lean(points, detection.frame)
         if abs(lean) > LANDMARK_LEAN:
-            turn = np.array([[np.cos(lean), -np.sin(lean), 0.0], [np.sin(lean), np.cos(lean), 0.0], [0.0, 0.0, 1.0]])
             left, top, right, bottom = detection.box
-            middle = np.array([left + right, top + bottom]) / 2.0
-            turn[:2, 2] = middle - turn[:2, :2] @ middle
-            points = self._find(pixels, replace(detection, frame=detection.frame @ turn))
+            turn = _turn(lean, np.array([left + right, top + bottom]) / 2.0)
+            points = self._look(pixels, replace(detection, frame=detection.frame @ turn))
         return points
 
-    def _find(self, pixels: Pixels, detection: Detection) -> Points:
+    def _look(self, pixels: Pixels, detection: Detection) -> Points:
         left, top, right, bottom = detection.box
         side = max(right - left, bottom - top, 1.0)
-        margin = LANDMARK_MARGIN * side
-        scale = side / LANDMARK_BOX
+        margin = PREDICTOR_MARGIN * side
+        scale = side / PREDICTOR_BOX
         # The corner of the copy, and its scale, in the frame: copy -> frame -> photo.
         to_frame = np.array([[scale, 0.0, left - margin], [0.0, scale, top - margin], [0.0, 0.0, 1.0]])
         to_photo = detection.frame @ to_frame
-        copy = cut_out(pixels, to_photo, round(LANDMARK_BOX * (1.0 + 2.0 * LANDMARK_MARGIN)))
+        copy = cut_out(pixels, to_photo, round(PREDICTOR_BOX * (1.0 + 2.0 * PREDICTOR_MARGIN)))
         # Seen in a mirror too: twice the answers, and none that leans to one side.
         views = (copy, np.ascontiguousarray(copy[:, ::-1]))
         found = []
         for right_by, down_by in LANDMARK_SHIFTS:
-            corner_x = LANDMARK_BOX * (LANDMARK_MARGIN + right_by)
-            corner_y = LANDMARK_BOX * (LANDMARK_MARGIN + down_by)
-            edges = (corner_x, corner_y, corner_x + LANDMARK_BOX, corner_y + LANDMARK_BOX)
+            corner_x = PREDICTOR_BOX * (PREDICTOR_MARGIN + right_by)
+            corner_y = PREDICTOR_BOX * (PREDICTOR_MARGIN + down_by)
+            edges = (corner_x, corner_y, corner_x + PREDICTOR_BOX, corner_y + PREDICTOR_BOX)
             box = dlib.rectangle(*(round(edge) for edge in edges))
             plain, mirrored = (self._five(view, box) for view in views)
             found += [plain, mirror(mirrored, copy.shape[1])]
@@ -191,8 +209,78 @@ class Landmarks:
     def _five(self, picture: Pixels, box: Any) -> Points:
         """(H, W, 3) uint8 and a dlib rectangle -> (5, 2) in its pixels."""
         parts = self._predictor(picture, box).parts()
-        points = np.array([(part.x, part.y) for part in parts], np.float64)
-        return points if self.num_parts == 5 else five_of_68(points)
+        return five_of_68(np.array([(part.x, part.y) for part in parts], np.float64))
+
+
+class _Network:
+    """Our own network, on the CPU: it is small."""
+
+    def __init__(self, path: Path) -> None:
+        from oldphoto.loading import load_compact
+        from oldphoto.models.landmarks import LandmarkNet
+
+        net = load_compact(path)
+        if not isinstance(net, LandmarkNet):
+            raise WeightsCorruptError(f"{path} is not a landmark model but a {type(net).__name__}")
+        self._net = net
+
+    def find(self, pixels: Pixels, detection: Detection) -> Points:
+        """As Landmarks.find: seen in the detector's square, then upright and in the square that the points ask for."""
+        points = self._look(pixels, detection)
+        for _ in range(LANDMARK_LOOKS - 1):
+            frame = detection.frame @ _turn(_lean(points, detection.frame), np.zeros(2))
+            (x, y), side = square_of(transform(np.asarray(np.linalg.inv(frame), np.float64), points))
+            half = max(side, 1.0) / 2.0
+            points = self._look(pixels, Detection((x - half, y - half, x + half, y + half), detection.score, frame))
+        return points
+
+    def _look(self, pixels: Pixels, detection: Detection) -> Points:
+        import torch
+
+        size = self._net.config.size
+        box = size / LANDMARK_REACH
+        # Whole pixels, so that every moved box is a window of one copy.
+        moves = np.rint(np.array(LANDMARK_SHIFTS) * box).astype(int)
+        spare = int(moves.max())
+        whole = size + 2 * spare
+        left, top, right, bottom = detection.box
+        scale = max(right - left, bottom - top, 1.0) / box
+        to_frame = np.diag([scale, scale, 1.0])
+        to_frame[:2, 2] = np.array([left + right, top + bottom]) / 2.0 - scale * (whole - 1) / 2.0
+        to_photo = detection.frame @ to_frame
+        grey = cut_out(pixels, to_photo, whole).mean(axis=2, dtype=np.float32) / np.float32(255.0)
+        corners = moves + spare
+        windows = [grey[y : y + size, x : x + size] for x, y in corners]
+        # Seen in a mirror too, so that no answer leans to one side.
+        crops = torch.from_numpy(np.stack([*windows, *(window[:, ::-1] for window in windows)]))
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            found = self._net(crops[:, None]).numpy().astype(np.float64)  # (2 x windows, 5, 2)
+        plain, mirrored = np.split(found, 2)
+        both = np.concatenate([plain, np.array([mirror(points, size) for points in mirrored])])
+        return transform(to_photo, (both + np.tile(corners, (2, 1))[:, None]).mean(axis=0))
+
+
+def _lean(points: Points, frame: Matrix) -> float:
+    """Radians by which the line of the eyes leans clockwise in a frame (frame -> photo)."""
+    across = (points[1] - points[0]) @ frame[:2, :2]
+    return float(np.arctan2(across[1], across[0]))
+
+
+def _turn(radians: float, middle: Points) -> Matrix:
+    """Turns clockwise about a point."""
+    turn = np.array(
+        [[np.cos(radians), -np.sin(radians), 0.0], [np.sin(radians), np.cos(radians), 0.0], [0.0, 0.0, 1.0]]
+    )
+    turn[:2, 2] = middle - turn[:2, :2] @ middle
+    return turn
+
+
+def square_of(points: Points) -> tuple[Points, float]:
+    """(5, 2) points of an upright face -> middle and side of the square the detector would usually give."""
+    eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
+    # A head turned away keeps its height.
+    size = max(float(np.hypot(*(points[1] - points[0]))), float(np.hypot(*(mouth - eyes))) / FACE_HEIGHT)
+    return eyes + SQUARE_DOWN * (mouth - eyes), SQUARE_SIZE * size
 
 
 def mirror(points: Points, width: int) -> Points:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from oldphoto.errors import WeightsCorruptError
 from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
+from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
 from oldphoto.models.mapping import Mapping as LatentMapping
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 from oldphoto.models.vae import Vae, VaeConfig
 
-Config = VaeConfig | MappingConfig | ScratchUnetConfig | FaceGeneratorConfig | FaceFinderConfig
+Config = VaeConfig | MappingConfig | ScratchUnetConfig | FaceGeneratorConfig | FaceFinderConfig | LandmarkNetConfig
 Net = TypeVar("Net", bound=nn.Module)
 
 PUBLISHED: dict[str, Config] = {
@@ -57,6 +58,8 @@ def build(config: Config) -> nn.Module:
             return FaceGenerator(config)
         case FaceFinderConfig():
             return FaceFinder(config)
+        case LandmarkNetConfig():
+            return LandmarkNet(config)
 
 
 COUNTER = ".num_batches_tracked"

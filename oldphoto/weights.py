@@ -237,8 +237,7 @@ def relock_compact(path: Path | None = None) -> tuple[WeightFile, ...]:
             licence=licences.get(weights.stem, COMPACT_LICENCE),
             confidence="own",
         )
-        for weights in sorted(folder.glob("*"))
-        if weights.suffix in (".safetensors", ".dat")
+        for weights in sorted(folder.glob("*.safetensors"))
     )
     lines = path.read_text(encoding="utf-8").splitlines()
     mark = next(number for number, line in enumerate(lines) if line.startswith(COMPACT_MARK))

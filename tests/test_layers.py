@@ -22,7 +22,7 @@ LAYERS = [
     {"models.blocks", "image", "manifest", "provenance", "tensors", "weights"},
     {"compare"},
     {"report"},
-    {"models.face_finder", "models.scratch_unet", "models.vae", "models.mapping", "models.spade"},
+    {"models.face_finder", "models.landmarks", "models.scratch_unet", "models.vae", "models.mapping", "models.spade"},
     {"loading", "streaming"},
     {"finder"},
     {"faces"},

@@ -27,6 +27,7 @@ from oldphoto.loading import (
     load_strictly,
     save_compact,
 )
+from oldphoto.models.landmarks import LandmarkNetConfig
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
@@ -37,6 +38,7 @@ TINY: list[Config] = [
     MappingConfig(latent_channels=4, channels=(6, 8), blocks=2, context="non_local", context_blocks=1),
     ScratchUnetConfig(width=2),
     FaceGeneratorConfig(width=2, steering=4),
+    LandmarkNetConfig(width=2),
 ]
 
 

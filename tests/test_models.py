@@ -15,6 +15,7 @@ from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
 from oldphoto.models.blocks import Reflection, normalise
 from oldphoto.models.face_finder import FaceFinderConfig
+from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
 from oldphoto.models.scratch_unet import BlurPool, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
@@ -43,6 +44,7 @@ def test_vae_shapes() -> None:
         FaceFinderConfig((2, 3, 4), depth=2),
         FaceGeneratorConfig(width=2, steering=4),
         FaceGeneratorConfig(width=2, steering=4, residual=True),
+        LandmarkNetConfig(width=2, size=64),
     ],
     ids=str,
 )
@@ -77,6 +79,7 @@ def test_every_parameter_gets_a_gradient(config: Config) -> None:
         lambda: MappingConfig(context="elsewhere"),  # type: ignore[arg-type]  # what the test is about
         lambda: ScratchUnetConfig(width=0),
         lambda: FaceGeneratorConfig(steering=0),
+        lambda: LandmarkNetConfig(size=100),
     ],
 )
 def test_bad_configs_are_refused(bad: Callable[[], Config]) -> None:
@@ -215,3 +218,22 @@ def test_build_makes_each_kind() -> None:
     kinds = {type(build(c)) for c in (VaeConfig(4, 4, 1), TINY, ScratchUnetConfig(2), FaceGeneratorConfig(2, 2))}
     assert len(kinds) == 4
     assert all(issubclass(k, nn.Module) for k in kinds)
+
+
+def test_a_map_of_a_round_blob_has_its_mean_where_the_blob_is() -> None:
+    # Fractions of a cell: probabilities of a normal distribution about (21.3, 40.6), in pixels of a crop of 64.
+    place = torch.tensor([21.3, 40.6])
+    middles = 2.0 * torch.arange(32) + 0.5  # of the cells, in pixels
+    across, down = (-((middles - at) / 4.0).square() / 2.0 for at in place)
+    maps = F.log_softmax((down[:, None] + across).flatten(), dim=0).view(1, 1, 32, 32)
+    assert torch.allclose(means(maps)[0, 0], place, atol=0.01)
+
+
+def test_landmarks_do_not_depend_on_brightness_and_contrast() -> None:
+    torch.manual_seed(0)
+    net = LandmarkNet(LandmarkNetConfig(width=4, size=64)).eval()
+    crops = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(net(crops), net(0.2 + 0.3 * crops), atol=0.2)
+        with pytest.raises(ValueError, match="96 x 96"):
+            LandmarkNet(LandmarkNetConfig(width=4))(crops)

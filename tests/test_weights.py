@@ -158,14 +158,14 @@ def test_relock_rewrites_the_compact_entries_alone(tmp_path: Path, monkeypatch: 
     weights.relock_compact(lock)
     lock.write_text(lock.read_text(encoding="utf-8").replace('"MIT"\nconfidence = "own"', '"CC0"\nconfidence = "own"'))
     (folder / "old_vae.safetensors").write_bytes(OTHER[:5])
-    (folder / "landmarks_5.dat").write_bytes(OTHER)
+    (folder / "landmarks_5.safetensors").write_bytes(OTHER)
     relocked = weights.relock_compact(lock)
 
     compact = {file.net: file for file in weights.read_lock(lock) if file.set == "compact"}
     assert tuple(compact.values()) == relocked
     assert {net: (file.path, file.bytes, file.sha256, file.licence) for net, file in compact.items()} == {
         "old_vae": ("compact/old_vae.safetensors", 5, sha256(OTHER[:5]), "CC0"),
-        "landmarks_5": ("compact/landmarks_5.dat", len(OTHER), sha256(OTHER), "MIT"),
+        "landmarks_5": ("compact/landmarks_5.safetensors", len(OTHER), sha256(OTHER), "MIT"),
     }
     assert [file for file in weights.read_lock(lock) if file.set == "published"] == before
     assert lock.read_text(encoding="utf-8").startswith(head)
@@ -174,9 +174,7 @@ def test_relock_rewrites_the_compact_entries_alone(tmp_path: Path, monkeypatch: 
 
 def test_compact_files_of_the_package_are_those_of_the_lock() -> None:
     compact = [file for file in weights.read_lock() if file.set == "compact"]
-    on_disk = {
-        path.name for path in (TOP / "oldphoto" / "compact").glob("*") if path.suffix in (".safetensors", ".dat")
-    }
+    on_disk = {path.name for path in (TOP / "oldphoto" / "compact").glob("*") if path.name != "MODEL_CARD.md"}
     assert {Path(file.path).name for file in compact} == on_disk
     for file in compact:
         assert weights.cached(file) == TOP / "oldphoto" / file.path

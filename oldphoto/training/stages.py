@@ -2,15 +2,15 @@
 
 Stage one of the paper: `old-vae`, `clean-vae`. Stage two: `mapping`, with both VAEs frozen; the published architecture
 has one for photos without damage, one with and one for large photos. A third stage of ours, for the compact networks
-alone: `finetune`, encoder, mapping and decoder end to end. Beside them `scratch-unet`, `face-generator`, `face-finder`.
+alone: `finetune`, encoder, mapping and decoder end to end. Beside them the small networks for scratches and faces.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -23,10 +23,11 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from oldphoto.errors import NoInputError, UsageError
-from oldphoto.faces import Landmarks, find_faces
+from oldphoto.faces import LANDMARK_REACH, SQUARE_SIZE, Landmarks, find_faces
 from oldphoto.loading import PUBLISHED, Config, build, load_compact, placed
 from oldphoto.models.blocks import ResidualBlock
 from oldphoto.models.face_finder import FaceFinderConfig
+from oldphoto.models.landmarks import CELL, LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
@@ -36,6 +37,16 @@ from oldphoto.training.ageing import Dice
 from oldphoto.training.data import Pixels, damage_of, photos_of, read_photos
 from oldphoto.training.degrade import HOLE_OPACITY
 from oldphoto.training.face_finder import Tiles, scenes
+from oldphoto.training.landmarks import (
+    SQUARE_SIDE,
+    Portrait,
+    Views,
+    aged,
+    draw_view,
+    placed_points,
+    portraits,
+    usual_points,
+)
 from oldphoto.training.losses import (
     PatchDiscriminator,
     deceive,
@@ -56,9 +67,12 @@ COMPACT: dict[str, Config] = {
     ),
     "face_generator": FaceGeneratorConfig(width=12, steering=16, residual=True),
     "face_finder": FaceFinderConfig(),
+    "landmarks_5": LandmarkNetConfig(),
 }
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
+# Standard deviation of what the landmark network is asked for around each point, in pixels; the eyes are 30 apart.
+BLOB = 2.5
 # Share of the crops that show people: the photos of data/faces beside those of data/clean.
 PEOPLE = 0.25
 GREY = 0.35  # share of photos made grey, degraded and clean alike: old photos mostly are
@@ -67,12 +81,14 @@ DAMAGE_MAPS = 4096
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the images lie: clean photos, real old photos, damage overlays by kind, clean faces."""
+    """Where the images lie: clean photos, real old photos, damage overlays by kind, clean faces; and the file of points
+    placed by hand on some of the faces."""
 
     clean: Path
     old: Path
     damage: Path
     faces: Path
+    landmarks: Path
 
     @staticmethod
     def below(data: Path) -> Folders:
@@ -80,7 +96,8 @@ class Folders:
         if not data.is_dir():
             raise NoInputError(f"{data}: no such folder")
         folders = [data / name for name in ("clean", "old", "damage", "faces")]
-        return Folders(*(f / "train" if (f / "train").is_dir() else f for f in folders))
+        chosen = (f / "train" if (f / "train").is_dir() else f for f in folders)
+        return Folders(*chosen, landmarks=data / "landmarks189.json")  # type: ignore[misc]  # four, says the line above
 
 
 @dataclass(frozen=True)
@@ -514,6 +531,101 @@ class FinderStage(Stage):
         }
 
 
+class LandmarkStage(Stage):
+    """The landmark network, on faces seen anew: those with points placed by hand, and others in pairs."""
+
+    def __init__(
+        self, portraits: Sequence[Portrait], recipe: Recipe, device: torch.device, config: LandmarkNetConfig
+    ) -> None:
+        self.recipe, self.device = recipe, device
+        self.net = LandmarkNet(replace(config, size=recipe.size))
+        self.nets = {"landmarks_5": self.net}
+        self.judges: dict[str, nn.Module] = {}
+        self.known = np.array([portrait.points is not None for portrait in portraits])
+        self.placed = np.flatnonzero(self.known)
+        if not len(self.placed):
+            raise NoInputError("no face has points placed by hand")
+        self.pictures = torch.from_numpy(np.stack([portrait.picture for portrait in portraits])).to(device)
+        usual = usual_points()
+        points = [usual if portrait.points is None else portrait.points for portrait in portraits]
+        self.points = np.stack(points).astype(np.float32)
+
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """Two views of each of `count` faces, the first of each pair before all second ones; at least half of the faces
+        have true points.
+
+        crops (2N, 1, S, S) in [0, 1], aged; points (2N, 1, 5, 2) in the portraits' pixels, true where known
+        (2N, 1, 1, 1) is 1; views (2N, 1, 1, 19), see draw_view.
+        """
+        rng = dice.host
+        any_face, chosen = rng.integers(len(self.points), size=count), rng.choice(self.placed, count)
+        faces = np.tile(np.where(rng.random(count) < 0.5, chosen, any_face), 2)
+        numbers = dice.placed(np.stack([draw_view(rng) for _ in faces]))
+        points = dice.placed(self.points[faces])
+        crops = Views(numbers, points, side).crops(self.pictures[dice.placed(faces)])
+        return {
+            "crops": aged(crops, dice),
+            "points": points[:, None],
+            "known": dice.placed(self.known[faces].astype(np.float32)).view(-1, 1, 1, 1),
+            "views": numbers[:, None, None],
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """How far off and how unsure the points are: from the true ones, and from where the two views of a photo see
+        them on average."""
+        maps = self.net.maps(batch["crops"])
+        with torch.autocast(maps.device.type, enabled=False):  # half precision is too coarse for places
+            points = batch["points"][:, 0]
+            views = Views(batch["views"][:, 0, 0], points, self.recipe.size)
+            return self._terms(maps, views, points, batch["known"][:, 0, 0, 0]), {}
+
+    def _terms(self, maps: Tensor, views: Views, points: Tensor, known: Tensor) -> dict[str, Tensor]:
+        """(2B, 5, h, w) maps, their views, (2B, 5, 2) points in the portraits and (2B,) whether they are true."""
+        found = means(maps)
+        far, unsure = self._far(maps, found, views.carried(points))
+        placed = (known * far).sum() / known.sum().clamp_min(1.0)
+        with torch.no_grad():
+            back = torch.stack(views.returned(found).chunk(2))
+            agreed = back.mean(dim=0)
+            # A point on which the views differ by more than a twentieth of the eyes' distance teaches less. Before the
+            # network knows where points are at all, its views agree on the middle of the crop.
+            apart = (back - agreed).norm(dim=-1).mean(dim=0) * SQUARE_SIZE / SQUARE_SIDE
+            trust = torch.exp(-placed / 0.05) / (1.0 + (apart / 0.05).square())
+            there = views.carried(agreed.repeat(2, 1, 1))
+        same, blurred = self._far(maps, found, there, trust.repeat(2, 1))
+        others = 1.0 - known
+        count = others.sum().clamp_min(1.0)
+        return {
+            "far": 10.0 * placed,
+            "unsure": (known * unsure).sum() / known.sum().clamp_min(1.0),
+            "apart": 10.0 * (others * same).sum() / count,
+            "apart_unsure": (others * blurred).sum() / count,
+        }
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """Mean distance in eye distances, and share of faces above a tenth, on fixed views of the faces with points."""
+        batch = self.fixed(64, self.recipe.size)
+        points = batch["points"][:, 0]
+        true = Views(batch["views"][:, 0, 0], points, self.recipe.size).carried(points)
+        known = batch["known"].flatten() > 0
+        far = (nets["landmarks_5"](batch["crops"]) - true).norm(dim=-1).mean(dim=1)
+        error = (far / (true[:, 1] - true[:, 0]).norm(dim=1))[known]
+        return {"error": float(error.mean()), "failures": float((error > 0.1).float().mean())}
+
+    def _far(self, maps: Tensor, found: Tensor, wanted: Tensor, trust: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """For each face: mean distance over the usual eye distance; cross-entropy of the maps with a blob
+        about the wanted points. trust: (N, 5), weight of each point."""
+        trust = torch.ones_like(found[..., 0]) if trust is None else trust
+        eyes = self.recipe.size / LANDMARK_REACH / SQUARE_SIZE
+        far = (found - wanted).abs().sum(dim=-1) / eyes
+        cells = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * CELL - 0.5
+        x, y = (-((cells - wanted[..., i, None]) / BLOB).square() / 2.0 for i in (0, 1))
+        blob = torch.softmax((y[..., None] + x[..., None, :]).flatten(2), dim=2)
+        entropy = -(blob * maps.flatten(2)).sum(dim=2)
+        return (trust * far).mean(dim=1), (trust * entropy).mean(dim=1)
+
+
 @lru_cache(maxsize=2)
 def aligned_faces(folder: Path, earlier: Path, side: int, device: torch.device) -> Tensor:
     """The surest face of every photo of a folder, aligned: (count, 3, side, side) uint8.
@@ -527,7 +639,7 @@ def aligned_faces(folder: Path, earlier: Path, side: int, device: torch.device) 
     if kept.is_dir():
         found = read_photos(kept, side, side)
     else:
-        landmarks = Landmarks(earlier / "landmarks_5.dat")
+        landmarks = Landmarks(earlier / "landmarks_5.safetensors")
         for pixels in read_photos(folder, least=64):
             faces = find_faces(pixels, landmarks, side)
             if faces and np.hypot(faces[0].matrix[0, 0], faces[0].matrix[1, 0]) > 2.0 / 3.0:
@@ -585,11 +697,21 @@ def _detector(path: Path) -> ScratchUnet:
     return net
 
 
+def _landmark_config() -> LandmarkNetConfig:
+    config = COMPACT["landmarks_5"]
+    assert isinstance(config, LandmarkNetConfig)
+    return config
+
+
 Build = Callable[[Folders, Path, Recipe, torch.device], Stage]
 Architecture = Literal["compact", "published"]
 # The stages by name, in order. Configs are looked up when a stage is built, so that tests can put smaller ones there.
 STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
     "compact": {
+        "landmarks": (
+            lambda f, _, r, d: LandmarkStage(portraits(f.faces, placed_points(f.landmarks)), r, d, _landmark_config()),
+            Recipe(steps=1300, batch=256, size=96, rate=2e-3),
+        ),
         "scratch-unet": (
             lambda f, _, r, d: ScratchStage(f, r, d, COMPACT["scratch_unet"]),
             Recipe(steps=1422, batch=32, size=224, rate=1e-3),
