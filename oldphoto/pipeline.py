@@ -199,8 +199,10 @@ class Models:
         return PUBLISHED_DETECTION if self.published else COMPACT_DETECTION
 
     def find_scratches(self, pixels: Pixels, threshold: float | None) -> Mask:
-        """(H, W, 3) pixels -> (H, W) bool."""
-        return find_scratches(pixels, self.net("scratch_unet"), self.detection, threshold, self.device)
+        """(H, W, 3) pixels -> (H, W) bool. In full precision whatever the others have: a mask is a matter of yes or no,
+        and what is rounded across the threshold would be a hole or none."""
+        with torch.autocast(self.device.type, enabled=False):
+            return find_scratches(pixels, self.net("scratch_unet"), self.detection, threshold, self.device)
 
     def translation(self, damaged: bool, large: bool) -> TranslationNets:
         """The networks for a photo with or without a mask, large or not."""

@@ -221,6 +221,15 @@ def test_restorer_takes_pillow_and_arrays(couple: Photo) -> None:
     assert oldphoto.Restorer is Restorer
 
 
+def test_masks_do_not_depend_on_the_precision(models: Models, couple: Photo) -> None:
+    half = Models(models.weight_set, "cpu", "bf16")
+    found = [one.find_scratches(couple.pixels, None) for one in (models, half)]
+    with half.inference():
+        found.append(half.find_scratches(couple.pixels, None))
+    assert found[0].any()
+    assert all(np.array_equal(found[0], mask) for mask in found[1:])
+
+
 def test_half_precision_is_close(models: Models, couple: Photo) -> None:
     photo = crop(couple, 96, 96)
     half = restore(photo, Models.load(models.weight_set, "cpu", "bf16"), PLAIN).photo.pixels
