@@ -36,9 +36,9 @@ TEMPLATE_512 = np.array([[196.0, 226.0], [316.0, 226.0], [256.0, 286.0], [220.0,
 CLOSENESS = 1.3
 
 # dlib's detectors look through a window of 80 pixels at ever smaller copies of a picture. A whole photo they see with
-# no more than so many pixels: 0.1 s for the frontal detector, 6 s and 0.7 GB for the network on a processor. Small and
+# no more than so many pixels: 0.3 s for the frontal detector, 6 s and 0.7 GB for the network on a processor. Small and
 # leaning faces they see where the face finder proposes one, enlarged and upright.
-SEARCH_PIXELS = 1_000_000
+SEARCH_PIXELS, CNN_SEARCH_PIXELS = 3_500_000, 1_000_000
 LYING = (90, -90, 180)
 LYING_PIXELS = 500_000  # of the copies that are laid on each side first
 LYING_PATIENCE = 8
@@ -149,12 +149,14 @@ class Detector:
     """What says that something is a face.
 
     search: of a grey (H, W) uint8 picture, with the least score and the matrix picture -> photo, as `search` does it.
-    sure_score: from which it is right; below, it looks again. patience: so many proposals of the face finder in a row
+    pixels: of the copy of a whole photo that it sees, at most. sure_score: from which it is right; below, it looks
+    again. patience: so many proposals of the face finder in a row
     that are no face end the search, which bounds the time for a photo without people, and gives a photo of many the
     time that it needs.
     """
 
     search: Search
+    pixels: int
     sure_score: float
     patience: int
 
@@ -406,7 +408,7 @@ def detect_faces(pixels: Pixels | npt.NDArray[np.uint16], detector: Detector | N
     Upright and leaning by up to 45 degrees; where there is none to be sure of, in the photo laid on each side and on
     its head as well, and the way in which it shows clearer faces counts.
     """
-    detector = detector or Detector(search, SURE_SCORE, patience=24)
+    detector = detector or Detector(search, SEARCH_PIXELS, SURE_SCORE, patience=24)
     grey = np.ascontiguousarray(cv2.cvtColor(eight_bits(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
     found = _standing(grey, detector)
     if _sum(found) < CLEARER:
@@ -433,7 +435,7 @@ def _standing(picture: Pixels, detector: Detector) -> list[Detection]:
             return True
         return (face.score + _second_look(picture, face, detector.search)) / 2.0 + probability - 0.5 >= 0.0
 
-    copy, back = _reduced(picture, SEARCH_PIXELS)
+    copy, back = _reduced(picture, detector.pixels)
     found = [face for face in detector.search(copy, DOUBTFUL_SCORE, back) if is_face(face, UNASKED)]
     in_vain = 0
     for place in propose(picture):
@@ -578,7 +580,7 @@ def cnn_detector(path: Path) -> Detector:
                 found.append(Detection((x - side / 2.0, y - side / 2.0, x + side / 2.0, y + side / 2.0), score, frame))
         return sorted(found, key=lambda face: -face.score)
 
-    return Detector(find, CNN_SURE_SCORE, patience=8)
+    return Detector(find, CNN_SEARCH_PIXELS, CNN_SURE_SCORE, patience=8)
 
 
 def _reduced(picture: Pixels, count: int) -> tuple[Pixels, Matrix]:

@@ -210,7 +210,7 @@ def test_the_search_has_a_bound(shape: tuple[int, int], monkeypatch: pytest.Monk
 
     places = [Proposal(40.0 * n, 40.0 * n, 30.0, 20.0, 0.5) for n in range(500)]
     monkeypatch.setattr("oldphoto.faces.propose", lambda picture: places)
-    detect_faces(np.zeros((*shape, 3), np.uint8), Detector(nothing, 0.3, patience=7))
+    detect_faces(np.zeros((*shape, 3), np.uint8), Detector(nothing, 1_000_000, 0.3, patience=7))
     # Upright and in the three ways to lie: once the whole photo, reduced, and a few proposals.
     assert len(looked_at) == 4 * (1 + 7)
     assert sum(looked_at) < 6e6
@@ -225,7 +225,7 @@ def test_a_doubtful_face_is_looked_at_again(boy: Pixels) -> None:
         found = [replace(face, score=0.1), replace(cloth, score=0.1)]
         return found if picture.shape == grey.shape else search(picture, least_score, frame)
 
-    (found,) = detect_faces(boy, Detector(doubtful, 0.3, patience=5))
+    (found,) = detect_faces(boy, Detector(doubtful, 1_000_000, 0.3, patience=5))
     assert found.box == face.box
 
 
