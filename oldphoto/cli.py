@@ -1206,7 +1206,7 @@ def train(
         typer.Argument(
             help="landmarks, scratch-unet, old-vae, clean-vae, mapping, finetune, face-generator, face-finder; in this "
             "order. The published ones have no finetune and no face-finder, but mapping-scratch, "
-            "mapping-patch-attention, face-generator-256, -512. all: every one in turn."
+            "mapping-patch-attention, face-generator-256, -512. all: every one but landmarks."
         ),
     ],
     data: Data,
