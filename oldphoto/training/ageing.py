@@ -158,15 +158,15 @@ def jpeg(x: Tensor, dice: Dice) -> Tensor:
     to_ycc, to_rgb = _colours(x.device)
     # As products and sums: a GPU may round matrix products to 10 bits.
     ycc = ((x * 255.0).round()[:, None] * to_ycc[..., None, None]).sum(dim=2)
-    luma = _coded(ycc[:, :1] - 128.0, light) + 128.0
-    chroma = _coded(F.avg_pool2d(ycc[:, 1:], 2), colour)
+    luma = coded(ycc[:, :1] - 128.0, light) + 128.0
+    chroma = coded(F.avg_pool2d(ycc[:, 1:], 2), colour)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     rgb = (torch.cat([luma, chroma], dim=1)[:, None] * to_rgb[..., None, None]).sum(dim=2)
     decoded: Tensor = rgb.round().clamp(0.0, 255.0) / 255.0
     return decoded
 
 
-def _coded(x: Tensor, table: Tensor) -> Tensor:
+def coded(x: Tensor, table: Tensor) -> Tensor:
     """(N, C, H, W) through the rounded cosine coefficients of its 8 x 8 blocks; table: (N, 64) steps."""
     n, c, h, w = x.shape
     cosine = _cosines(x.device)

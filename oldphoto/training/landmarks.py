@@ -35,7 +35,7 @@ from oldphoto.faces import (
     square_of,
     transform,
 )
-from oldphoto.training.ageing import Dice
+from oldphoto.training.ageing import Dice, coded
 from oldphoto.training.data import image_files
 
 # A portrait's picture: its side, and that of the detector's square in its middle, in pixels.
@@ -289,10 +289,5 @@ def _coarse(x: Tensor, dice: Dice) -> Tensor:
 def _packed(x: Tensor, coarseness: Tensor) -> Tensor:
     """As JPEG leaves it: the cosine coefficients of blocks of 8 x 8 in steps that grow with the frequency."""
     order = torch.arange(8.0, device=x.device)
-    cosines = torch.cos(math.pi / 8.0 * order[:, None] * (order + 0.5)) * 0.5
-    cosines[0] *= math.sqrt(0.5)
-    count, size = len(x), x.shape[-1] // 8
-    blocks = x.view(count, size, 8, size, 8).transpose(2, 3)  # (N, rows, columns, 8, 8)
-    steps = (12.0 + 7.0 * (order[:, None] + order)) / 255.0 * coarseness[..., None]
-    kept = (cosines @ blocks @ cosines.T / steps).round() * steps
-    return (cosines.T @ kept @ cosines).transpose(2, 3).reshape(x.shape)
+    steps = (12.0 + 7.0 * (order[:, None] + order)) / 255.0 * coarseness[:, 0]
+    return coded(x, steps.flatten(1))
