@@ -1220,6 +1220,9 @@ def train(
     size: Annotated[int | None, typer.Option(min=64, help="Side of a crop in pixels, a multiple of 32.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and samples.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of weights that the stage goes on from, instead of from nothing.")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="End each stage after so many minutes if its steps take longer.")
     ] = None,
@@ -1249,10 +1252,19 @@ def train(
         recipe: dict[str, Any] = {"steps": steps, "batch": batch, "size": size, "rate": rate, "seed": seed}
         recipe["minutes"] = minutes
         if stage == "all":
+            if start is not None:
+                raise UsageError("all stages cannot go on from one folder", "name one stage with --start")
             files = train_all(data, output, nets=nets.value, device=device, report=report, **recipe)
         else:
             files = run(
-                stage, data, output, nets=nets.value, device=device, report=lambda row: report(stage, row), **recipe
+                stage,
+                data,
+                output,
+                nets=nets.value,
+                start=start,
+                device=device,
+                report=lambda row: report(stage, row),
+                **recipe,
             )
     for file in files:
         typer.echo(str(file))

@@ -39,8 +39,9 @@ CLOSENESS = 1.3
 # no more than so many pixels: 0.3 s for the frontal detector, 6 s and 0.7 GB for the network on a processor. Small and
 # leaning faces they see where the face finder proposes one, enlarged and upright.
 SEARCH_PIXELS, CNN_SEARCH_PIXELS = 3_500_000, 1_000_000
+LEANING = (30.0, -30.0)
 LYING = (90, -90, 180)
-LYING_PIXELS = 500_000  # of the copies that are laid on each side first
+LYING_PIXELS = 500_000  # of the copies that are leant, and laid on each side, first
 LYING_PATIENCE = 8
 CLEARER = 0.5  # by how much the sum of its scores has to be higher for a photo to lie on its side
 LOOK_SIDE = 100  # pixels of the side of a proposed square, seen by itself
@@ -411,6 +412,9 @@ def detect_faces(pixels: Pixels | npt.NDArray[np.uint16], detector: Detector | N
     detector = detector or Detector(search, SEARCH_PIXELS, SURE_SCORE, patience=24)
     grey = np.ascontiguousarray(cv2.cvtColor(eight_bits(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
     found = _standing(grey, detector)
+    if _sum(found) < CLEARER and grey.size <= detector.pixels:
+        # The face finder misses some that lean; in a small photo there is time for the detector to look for them.
+        found = _merged([*found, *_leaning(grey, detector)])
     if _sum(found) < CLEARER:
         small, to_photo = _reduced(grey, LYING_PIXELS)
         quick = replace(detector, patience=min(LYING_PATIENCE, detector.patience))
@@ -429,14 +433,8 @@ def _sum(faces: Sequence[Detection]) -> float:
 
 def _standing(picture: Pixels, detector: Detector) -> list[Detection]:
     """The faces of a grey (H, W) uint8 picture that stand upright or lean, in its pixels, surest first."""
-
-    def is_face(face: Detection, probability: float) -> bool:
-        if face.score >= detector.sure_score:
-            return True
-        return (face.score + _second_look(picture, face, detector.search)) / 2.0 + probability - 0.5 >= 0.0
-
     copy, back = _reduced(picture, detector.pixels)
-    found = [face for face in detector.search(copy, DOUBTFUL_SCORE, back) if is_face(face, UNASKED)]
+    found = [face for face in detector.search(copy, DOUBTFUL_SCORE, back) if _is_face(picture, face, UNASKED, detector)]
     in_vain = 0
     for place in propose(picture):
         if in_vain == detector.patience:
@@ -445,10 +443,32 @@ def _standing(picture: Pixels, detector: Detector) -> list[Detection]:
         if any(_overlap(square, face) for face in found):
             continue
         face = _looked_at(picture, square, detector.search, LOOK_SIDE, DOUBTFUL_SCORE)
-        in_vain = 0 if face is not None and is_face(face, place.probability) else in_vain + 1
+        in_vain = 0 if face is not None and _is_face(picture, face, place.probability, detector) else in_vain + 1
         if face is not None and in_vain == 0:
             found.append(face)
     return _merged(found)
+
+
+def _leaning(picture: Pixels, detector: Detector) -> list[Detection]:
+    """The faces that the detector sees in the whole of a grey picture once it is turned by each of LEANING."""
+    height, width = picture.shape
+    found: list[Detection] = []
+    for degrees in LEANING:
+        across = math.hypot(width, height)
+        pixels = round(across * min(1.0, math.sqrt(LYING_PIXELS / picture.size)))
+        leant = _square((width - 1) / 2.0, (height - 1) / 2.0, across, degrees).frame
+        look = np.diag([across / pixels, across / pixels, 1.0])
+        look[:2, 2] = (1.0 - pixels) / 2.0 * across / pixels
+        seen = detector.search(_cut_grey(picture, leant @ look, pixels), DOUBTFUL_SCORE, leant @ look)
+        found += [face for face in seen if _is_face(picture, face, UNASKED, detector)]
+    return found
+
+
+def _is_face(picture: Pixels, face: Detection, probability: float, detector: Detector) -> bool:
+    """Whether a detection of a grey picture is one to keep; probability: what the face finder holds of it."""
+    if face.score >= detector.sure_score:
+        return True
+    return (face.score + _second_look(picture, face, detector.search)) / 2.0 + probability - 0.5 >= 0.0
 
 
 def _merged(found: Sequence[Detection]) -> list[Detection]:

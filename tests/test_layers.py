@@ -42,6 +42,7 @@ LAYERS = [
         "training.evaluate",
         "training.face_finder",
         "training.landmarks",
+        "training.lettering",
         "training.pairs",
     },
     {"arrivals", "cluster", "training.stages"},

@@ -29,6 +29,7 @@ from oldphoto.training import ageing, degrade, stages
 from oldphoto.training.ageing import Dice
 from oldphoto.training.data import DamageMaps, Photos, image_files, overlays, read_photos
 from oldphoto.training.evaluate import Pair, area_under_curve, colour_shift, gmsd, pairs, psnr, ssim, tuned
+from oldphoto.training.lettering import Lettering, lettering
 from oldphoto.training.losses import likeness
 from oldphoto.training.pairs import RECIPES, write_pairs
 from oldphoto.training.train import train, train_all
@@ -526,3 +527,49 @@ def test_degrade_command(data: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "o").glob("*.png"))) == 3
     assert "film_grain" in RECIPES
+
+
+def test_a_stage_goes_on_from_weights_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate of nothing the weights stay those it started from; from nothing they are others."""
+    monkeypatch.setitem(stages.COMPACT, "scratch_unet", ScratchUnetConfig(width=2))
+    few = {"steps": 1, "batch": 1, "size": 64}
+    (first,) = train("scratch-unet", data, tmp_path / "first", **few)
+    (same,) = train("scratch-unet", data, tmp_path / "same", start=tmp_path / "first", rate=0.0, seed=5, **few)
+    (other,) = train("scratch-unet", data, tmp_path / "other", rate=0.0, seed=5, **few)
+    key = "last.weight"
+    wanted = load_compact(first).state_dict()[key]
+    assert torch.allclose(load_compact(same).state_dict()[key], wanted, atol=1e-3)
+    assert not torch.allclose(load_compact(other).state_dict()[key], wanted, atol=1e-3)
+    with pytest.raises(WeightsCorruptError, match="none/scratch_unet"):
+        train("scratch-unet", data, tmp_path / "new", start=tmp_path / "none", **few)
+    monkeypatch.setitem(stages.COMPACT, "scratch_unet", ScratchUnetConfig(width=4))
+    with pytest.raises(WeightsCorruptError, match=r"first\.weight is"):
+        train("scratch-unet", data, tmp_path / "new", start=tmp_path / "first", **few)
+
+
+def test_all_stages_cannot_go_on_from_one_folder(data: Path, tmp_path: Path) -> None:
+    words = ["train", "all", "--data", str(data), "-o", str(tmp_path / "out"), "--start", str(tmp_path)]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2
+    assert "--start" in result.output
+
+
+def test_lettering_is_thin_strokes_by_its_seed_alone() -> None:
+    maps = [lettering(128, np.random.default_rng(seed)) for seed in range(40)]
+    assert np.array_equal(maps[3], lettering(128, np.random.default_rng(3)))
+    assert all(m.shape == (128, 128) and m.min() >= 0.0 and m.max() <= 1.0 for m in maps)
+    shares = [float((m > 0.5).mean()) for m in maps]
+    assert np.mean([share > 0.002 for share in shares]) > 0.7  # some words end up outside, or too small to count
+    assert max(shares) < 0.5
+
+
+def test_lettering_is_laid_on_a_share_of_photos_and_nowhere_else() -> None:
+    pen, dice = Lettering(8, 96, 1, CPU), Dice.seeded(CPU, 4)
+    grey = torch.full((200, 3, 64, 80), 0.5)
+    assert torch.equal(pen.laid(grey, 0.0, dice), grey)
+    lettered = (pen.laid(grey, 0.5, dice) != grey).flatten(1).any(dim=1).float().mean()
+    assert 0.2 < lettered < 0.6
+    everywhere = pen.laid(grey, 1.0, dice)
+    assert everywhere.min() >= 0.0
+    assert everywhere.max() <= 1.0
+    assert 0.002 < (everywhere != grey).any(dim=1).float().mean() < 0.5

@@ -48,6 +48,7 @@ from oldphoto.training.landmarks import (
     portraits,
     usual_points,
 )
+from oldphoto.training.lettering import lettering_of
 from oldphoto.training.losses import (
     PatchDiscriminator,
     deceive,
@@ -77,7 +78,9 @@ BLOB = 2.5
 # Share of the crops that show people: the photos of data/faces beside those of data/clean.
 PEOPLE = 0.25
 GREY = 0.35  # share of photos made grey, degraded and clean alike: old photos mostly are
+LETTERED = 0.2  # share of photos with drawn lettering, which is no damage
 DAMAGE_MAPS = 4096
+LETTERING_MAPS = 1024
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class _Aged(Stage):
         self.people = photos_of(folders.faces, device, 608, least)
         maps = min(DAMAGE_MAPS, recipe.steps * recipe.batch)
         self.harm = damage_of(folders.damage, device, maps, least, recipe.seed)
+        self.lettering = lettering_of(device, min(LETTERING_MAPS, maps), least, recipe.seed)
         self.judges: dict[str, nn.Module] = {}
 
     def clean(self, count: int, side: int, dice: Dice) -> Tensor:
@@ -193,6 +197,7 @@ class _Aged(Stage):
         x = self.photos.crops(count - people, side, dice)
         if people:
             x = torch.cat([x, self.people.crops(people, side, dice)])
+        x = self.lettering.laid(x, LETTERED, dice)
         return torch.where(dice.some(count, GREY), ageing.grey(x), x)
 
     def hurt(self, x: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:

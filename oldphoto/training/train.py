@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from oldphoto.errors import UsageError, WeightsCorruptError
-from oldphoto.loading import placed, save_compact
+from oldphoto.loading import load_compact, load_strictly, placed, save_compact
 from oldphoto.training.stages import STAGES, Architecture, Folders, Stage, quickly
 
 Report = Callable[[dict[str, float | int | str]], None]
@@ -29,6 +29,7 @@ def train(
     *,
     nets: Architecture = "compact",
     earlier: Path | None = None,
+    start: Path | None = None,
     device: str = "cpu",
     minutes: float | None = None,
     report: Report = lambda _: None,
@@ -38,12 +39,12 @@ def train(
     """Run the stage `name` from the images below `data`; returns the weight files written to `out`.
 
     nets: the compact architecture, or the published one at full width. earlier: folder of the earlier stages' weights
-    (default `out`). minutes: end after so many, earlier runs of the stage counted, if the steps take longer; the rate
-    then falls with the time. recipe: fields of Recipe to change. A checkpoint
-    `out/<name>.checkpoint.pt` is written as it goes and resumed from; metrics go to `out/<name>.jsonl`, to
-    `out/<name>.tensorboard` where tensorboardX is installed, and to report.
+    (default `out`). start: folder of weights of this stage to go on from, instead of from nothing. minutes: end after
+    so many, earlier runs of the stage counted, if the steps take longer; the rate then falls with the time. recipe:
+    fields of Recipe to change. A checkpoint `out/<name>.checkpoint.pt` is written as it goes and resumed from; metrics
+    go to `out/<name>.jsonl`, to `out/<name>.tensorboard` where tensorboardX is installed, and to report.
     Raises UsageError for an unknown stage, NoInputError for missing images, WeightsCorruptError for a checkpoint of
-    another recipe width.
+    another recipe width or weights that do not fit.
     """
     stages = STAGES[nets]
     if name not in stages:
@@ -54,6 +55,10 @@ def train(
     torch.manual_seed(chosen.seed)
     out.mkdir(parents=True, exist_ok=True)
     stage = kind(Folders.below(data), earlier or out, chosen, torch.device(device))
+    if start is not None:
+        for file, net in stage.nets.items():
+            path = start / f"{file}.safetensors"
+            load_strictly(net, load_compact(path).state_dict(), path)
     run = _Run(name, stage, out)
     run.resume()
     (out / f"{name}.recipe.json").write_text(json.dumps(asdict(chosen)) + "\n")
