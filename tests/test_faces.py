@@ -260,7 +260,12 @@ def test_a_leaning_face_that_no_proposal_names_is_found_in_a_small_photo(
     (upright,) = detect_faces(boy)
     (face,) = detect_faces(leaning)
     assert face.turn == pytest.approx(degrees, abs=20)
-    assert np.abs(face.corners.mean(axis=0) - transform(turn, upright.corners.mean(axis=0)[None])[0]).max() < 12
+    assert (
+        np.abs(
+            face.corners.mean(axis=0) - transform(np.asarray(turn, np.float64), upright.corners.mean(axis=0)[None])[0]
+        ).max()
+        < 12
+    )
     assert face.side == pytest.approx(upright.side, rel=0.25)
 
 
