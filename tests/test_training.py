@@ -532,6 +532,7 @@ def test_degrade_command(data: Path, tmp_path: Path) -> None:
 def test_a_stage_goes_on_from_weights_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate of nothing the weights stay those it started from; from nothing they are others."""
     monkeypatch.setitem(stages.COMPACT, "scratch_unet", ScratchUnetConfig(width=2))
+    monkeypatch.setattr(stages.ScratchStage, "validate", lambda stage, nets: {})
     few: dict[str, Any] = {"steps": 1, "batch": 1, "size": 64}
     (first,) = train("scratch-unet", data, tmp_path / "first", **few)
     (same,) = train("scratch-unet", data, tmp_path / "same", start=tmp_path / "first", rate=0.0, seed=5, **few)
