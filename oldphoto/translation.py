@@ -20,6 +20,7 @@ from torch import Tensor
 from oldphoto.errors import OutOfMemoryError
 from oldphoto.memory import gigabytes, out_of_memory, ran_out, resident
 from oldphoto.models import winograd
+from oldphoto.models.blocks import resized
 from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side, spans
 from oldphoto.models.vae import STRIDE, Source, Vae
 from oldphoto.streaming import Streamed, Streams
@@ -296,6 +297,5 @@ def fill_from_surroundings(x: Tensor, mask: Tensor) -> Tensor:
         levels.append((mean, (weight > 0).to(x.dtype)))
     coarse = levels[-1][0]
     for value, known in reversed(levels[:-1]):
-        up = F.interpolate(coarse, size=value.shape[-2:], mode="bilinear", align_corners=False)
-        coarse = torch.where(known > 0, value, up)
+        coarse = torch.where(known > 0, value, resized(coarse, (value.shape[2], value.shape[3])))
     return torch.where(mask > 0, coarse, x)

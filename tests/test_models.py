@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
-from oldphoto.models.blocks import Reflection, moments, normalise
+from oldphoto.models.blocks import Reflection, moments, normalise, resized
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
@@ -255,3 +255,18 @@ def test_a_map_that_is_the_same_everywhere_has_no_variance() -> None:
     mean, variance = moments(x)
     assert bool((mean == x).all())
     assert not bool(variance.any())
+
+
+def test_resizing_is_bilinear_whatever_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    x = torch.rand(2, 3, 133, 211)
+    try:
+        made = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            made.append(resized(x, (266, 420)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(made[0], other) for other in made)
+    expected = F.interpolate(x, size=(266, 420), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(made[0], expected, atol=1e-5, rtol=0.0)

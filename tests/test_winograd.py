@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,13 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("images", "height", "width", "padding"),
@@ -20,9 +29,9 @@ def drawn(*shape: int) -> Tensor:
     ids=["whole tiles", "uneven", "several images", "wider than a block", "single tiles"],
 )
 def test_it_is_the_convolution(
-    images: int, height: int, width: int, padding: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch
+    images: int, height: int, width: int, padding: tuple[int, int], threads: int, set_threads: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    set_threads(threads)
     x, weight, bias = drawn(images, 5, height, width), drawn(7, 5, 3, 3), drawn(7)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), 1, padding)
     for laid in (x, x.to(memory_format=torch.channels_last)):
@@ -72,3 +81,13 @@ def test_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()
     winograd._workers(3)
     assert torch.get_num_threads() == before
+
+
+def test_the_number_of_threads_changes_no_value(set_threads: Callable[[int], None]) -> None:
+    x = drawn(1, 64, 90, 400).contiguous(memory_format=torch.channels_last)
+    kernel = transformed(drawn(64, 64, 3, 3))
+    made = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        made.append(convolved(x, kernel, None, (1, 1)))
+    assert all(torch.equal(made[0], other) for other in made)

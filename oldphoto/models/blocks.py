@@ -66,6 +66,13 @@ def reflect(x: Tensor, pixels: int) -> Tensor:
     return F.pad(x, (pixels, pixels, pixels, pixels), mode="reflect")
 
 
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """x (N, C, H, W) -> (N, C, *size), bilinear."""
+    # Each plane as a picture of its own: otherwise values are rounded according to the number of threads.
+    planes = F.interpolate(x.flatten(0, 1)[:, None], size=size, mode="bilinear", align_corners=False)
+    return planes.view(*x.shape[:2], *size)
+
+
 class Reflection(torch.autograd.Function):
     """As F.pad does, in the memory format of x: torch's own kernel for CUDA goes by way of a channels-first copy, which
     the next convolution has to undo, and its gradient adds every value atomically."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oldphoto.models.blocks import resized
 from oldphoto.models.winograd import Conv3x3
 
 DOUBLINGS = 5
@@ -94,18 +95,12 @@ class FaceGenerator(nn.Module):
         size = face.shape[-1]
         if face.shape[-2] != size or size % MULTIPLE:
             raise ValueError(f"face of {size} x {face.shape[-2]}: must be square and a multiple of {MULTIPLE}")
-        steer = _resized(face, size // MULTIPLE)
+        steer = resized(face, (size // MULTIPLE, size // MULTIPLE))
         x = self.start(steer)
         for block, double in zip(self.blocks, self.doubles, strict=True):
             if double:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
-                steer = _resized(face, x.shape[-1])
+                steer = resized(face, (x.shape[2], x.shape[3]))
             x = block(x, steer)
         x = self.last(F.leaky_relu(x, SLOPE))
         return face + x if self.config.residual else torch.tanh(x)
-
-
-def _resized(face: Tensor, size: int) -> Tensor:
-    if size == face.shape[-1]:
-        return face
-    return F.interpolate(face, size=(size, size), mode="bilinear", align_corners=False)

@@ -219,6 +219,7 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     ready, before = Barrier(threads), torch.get_num_threads()
 
     def alone(_: int) -> None:
+        torch.get_num_threads()  # a new thread takes torch's number when it first asks, which would undo the next line
         torch.set_num_threads(1)  # of this thread
         ready.wait()
 
