@@ -241,6 +241,13 @@ def test_tiny_faces_in_a_large_photo_are_found(boy: Pixels) -> None:
     assert all(15 < face.side < 35 for face in found)
 
 
+def test_the_letters_of_a_caption_are_no_faces_in_a_large_scan(shared: Path) -> None:
+    group = resized(read(shared / "data/old/test/deoldify_194_Sami1880s.webp"), 4.2, cv2.INTER_CUBIC)
+    found = detect_faces(group)
+    assert len(found) >= 4
+    assert all(face.side > 100 for face in found)
+
+
 def test_a_leaning_face_is_found_leaning(boy: Pixels) -> None:
     turn = cv2.getRotationMatrix2D((128, 128), -40.0, 0.5)
     turn[:, 2] += 100

@@ -40,6 +40,23 @@ def test_the_likeliest_place_is_where_the_detector_sees_a_face(side: int, boy: G
     assert abs(likeliest.lean) < 20
 
 
+def test_of_a_large_enlargement_the_first_copy_is_left_out_and_of_a_sharp_or_small_photo_none(
+    boy: Grey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def places(copy: Grey) -> NDArray[np.float64]:
+        seen.append(copy.shape[1])
+        return np.zeros((0, 5))
+
+    monkeypatch.setattr(finder, "_places", places)
+    enlarged = cv2.resize(np.tile(boy, (2, 2)), (2048, 2048), interpolation=cv2.INTER_CUBIC)
+    blurred = cv2.GaussianBlur(np.tile(boy, (4, 4)), (0, 0), 2.0)
+    for picture in (np.tile(boy, (8, 8)), enlarged, blurred):
+        propose(np.asarray(picture, np.uint8))
+    assert seen == [2048, 1024, 512, 256, 128, 64, 32] + [1024, 512, 256, 128, 64, 32] * 2
+
+
 def test_strips_answer_as_one_piece_does(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (333, 190), np.uint8)
     in_strips = finder._answers(picture)
