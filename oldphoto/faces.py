@@ -151,9 +151,8 @@ class Detector:
 
     search: of a grey (H, W) uint8 picture, with the least score and the matrix picture -> photo, as `search` does it.
     pixels: of the copy of a whole photo that it sees, at most. sure_score: from which it is right; below, it looks
-    again. patience: so many proposals of the face finder in a row
-    that are no face end the search, which bounds the time for a photo without people, and gives a photo of many the
-    time that it needs.
+    again. patience: so many proposals of the face finder in a row that are no face end the search, which bounds the
+    time for a photo without people, and gives a photo of many the time that it needs.
     """
 
     search: Search
@@ -452,14 +451,13 @@ def _standing(picture: Pixels, detector: Detector) -> list[Detection]:
 def _leaning(picture: Pixels, detector: Detector) -> list[Detection]:
     """The faces that the detector sees in the whole of a grey picture once it is turned by each of LEANING."""
     height, width = picture.shape
+    across = math.hypot(width, height)
+    pixels = round(across * min(1.0, math.sqrt(LYING_PIXELS / picture.size)))
     found: list[Detection] = []
     for degrees in LEANING:
-        across = math.hypot(width, height)
-        pixels = round(across * min(1.0, math.sqrt(LYING_PIXELS / picture.size)))
-        leant = _square((width - 1) / 2.0, (height - 1) / 2.0, across, degrees).frame
-        look = np.diag([across / pixels, across / pixels, 1.0])
-        look[:2, 2] = (1.0 - pixels) / 2.0 * across / pixels
-        seen = detector.search(_cut_grey(picture, leant @ look, pixels), DOUBTFUL_SCORE, leant @ look)
+        whole = _square((width - 1) / 2.0, (height - 1) / 2.0, across, degrees)
+        to_picture = _view(whole, across / pixels, pixels)
+        seen = detector.search(_cut_grey(picture, to_picture, pixels), DOUBTFUL_SCORE, to_picture)
         found += [face for face in seen if _is_face(picture, face, UNASKED, detector)]
     return found
 
@@ -505,16 +503,24 @@ def _looked_at(
 ) -> Detection | None:
     """The detector's surest box about a square of a grey picture that is seen upright, `pixels` wide, and turned or
     mirrored as the caller likes; in the picture's pixels. None where the detector sees no face there."""
+    size = 2 * round(LOOK_REACH * pixels)
+    scale = (square.box[2] - square.box[0]) / pixels
+    to_picture = _view(square, scale, size, degrees, mirrored=mirrored)
+    seen = search(_cut_grey(picture, to_picture, size), least_score, to_picture)
+    return next((face for face in seen if _same_face(face, square)), None)
+
+
+def _view(square: Detection, scale: float, size: int, degrees: float = 0.0, *, mirrored: bool = False) -> Matrix:
+    """The matrix from a view of size x size pixels about a square's middle, upright and then turned or mirrored, to the
+    square's picture. scale: how many pixels of the square's frame one of the view's takes."""
     left, top, right, bottom = square.box
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    scale = (right - left) / pixels
-    middle = round(LOOK_REACH * pixels) - 0.5
+    middle = (size - 1) / 2.0
     look = np.eye(3)  # what is seen -> the square's frame
     look[:2, :2] = scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
     look[:2, 2] = np.array([left + right, top + bottom]) / 2.0 - look[:2, :2] @ [middle, middle]
-    to_picture = square.frame @ look
-    seen = search(_cut_grey(picture, to_picture, 2 * round(LOOK_REACH * pixels)), least_score, to_picture)
-    return next((face for face in seen if _same_face(face, square)), None)
+    view: Matrix = square.frame @ look
+    return view
 
 
 def _second_look(picture: Pixels, face: Detection, search: Search) -> float:

@@ -261,18 +261,14 @@ def test_a_leaning_face_that_no_proposal_names_is_found_in_a_small_photo(
     degrees: float, boy: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oldphoto.faces.propose", lambda picture: [])
-    turn = cv2.getRotationMatrix2D((128, 128), -degrees, 1.0)
+    turn = np.asarray(cv2.getRotationMatrix2D((128, 128), -degrees, 1.0), np.float64)
     turn[:, 2] += (140, 60)
     leaning = np.asarray(cv2.warpAffine(boy, turn, (536, 376), borderMode=cv2.BORDER_REPLICATE), np.uint8)
     (upright,) = detect_faces(boy)
     (face,) = detect_faces(leaning)
     assert face.turn == pytest.approx(degrees, abs=20)
-    assert (
-        np.abs(
-            face.corners.mean(axis=0) - transform(np.asarray(turn, np.float64), upright.corners.mean(axis=0)[None])[0]
-        ).max()
-        < 12
-    )
+    expected = transform(turn, upright.corners.mean(axis=0)[None])[0]
+    assert np.abs(face.corners.mean(axis=0) - expected).max() < 12
     assert face.side == pytest.approx(upright.side, rel=0.25)
 
 

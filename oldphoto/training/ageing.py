@@ -299,14 +299,20 @@ def grey(x: Tensor) -> Tensor:
     return (x * _colours(x.device)[0][0].view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand_as(x)
 
 
+def tints(level: NDArray[np.float64], spread: float, dice: Dice) -> Tensor:
+    """(N,) levels of grey -> colours about them, (N, 3, 1, 1) in [0, 1]; spread: standard deviation of each channel."""
+    colours = np.clip(level[:, None] + dice.host.normal(0.0, spread, (len(level), 3)), 0.0, 1.0)
+    return dice.placed(colours.astype(np.float32))[:, :, None, None]
+
+
 def covered(x: Tensor, opacity: Tensor, dice: Dice) -> Tensor:
     """Damage as scans show it: half of the time plain white, as in the paper, else a light or dark tint laid on by its
     opacity, now and then faintly. opacity: (N, 1, H, W) in [0, 1]."""
     n, rng = len(x), dice.host
     level = np.where(rng.random(n) < 0.75, rng.uniform(0.75, 1.0, n), rng.uniform(0.0, 0.2, n))
-    tint = dice.placed(np.clip(level[:, None] + rng.normal(0.0, 0.03, (n, 3)), 0.0, 1.0).astype(np.float32))
+    tint = tints(level, 0.03, dice)
     strength = np.where(rng.random(n) < 0.8, rng.uniform(0.75, 1.0, n), rng.uniform(0.4, 0.75, n))
     laid = opacity * dice.placed(strength.astype(np.float32)).view(-1, 1, 1, 1)
-    tinted = x * (1.0 - laid) + tint[:, :, None, None] * laid
+    tinted = x * (1.0 - laid) + tint * laid
     white = torch.where(opacity > HOLE_OPACITY, 1.0, x)
     return torch.where(dice.some(n, 0.5), white, tinted)

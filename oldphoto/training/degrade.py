@@ -227,12 +227,24 @@ def damage(
 
 def _pasted(overlay: NDArray[np.uint8], size: tuple[int, int], sides: tuple[float, float], rng: Generator) -> Image:
     """The overlay turned, scaled and put down at random on an empty map of `size`."""
-    h, w = overlay.shape
-    scale = rng.uniform(*sides) / max(h, w)
+    scale = rng.uniform(*sides) / max(overlay.shape)
     angle = rng.uniform(0.0, 2.0 * np.pi)
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    turn = np.array([[np.cos(angle) * flip, -np.sin(angle)], [np.sin(angle) * flip, np.cos(angle)]]) * scale
+    turn = np.array([[np.cos(angle) * flip, -np.sin(angle)], [np.sin(angle) * flip, np.cos(angle)]])
     at = np.array([rng.uniform(0, size[1]), rng.uniform(0, size[0])])
+    return _f32(put_down(overlay, turn, scale, at, size)) / np.float32(255.0)
+
+
+def put_down(
+    overlay: NDArray[np.uint8],
+    turn: NDArray[np.float64],
+    scale: float,
+    at: NDArray[np.float64],
+    size: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """A grey overlay turned by a 2 x 2 matrix and scaled, its middle at (x, y), on an empty map of `size` (H, W)."""
+    h, w = overlay.shape
+    turn = turn * scale
     shift = at - turn @ np.array([w / 2.0, h / 2.0])
     matrix = np.column_stack([turn, shift]).astype(np.float32)
     source = overlay
@@ -240,8 +252,7 @@ def _pasted(overlay: NDArray[np.uint8], size: tuple[int, int], sides: tuple[floa
         f = 2.0 * scale
         source = np.asarray(cv2.resize(overlay, None, fx=f, fy=f, interpolation=cv2.INTER_AREA), np.uint8)
         matrix[:, :2] /= f
-    moved = cv2.warpAffine(source, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR)
-    return _f32(moved) / np.float32(255.0)
+    return np.asarray(cv2.warpAffine(source, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR), np.uint8)
 
 
 def _line(size: tuple[int, int], rng: Generator) -> Image:

@@ -15,8 +15,8 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
-from oldphoto.training.ageing import Dice
-from oldphoto.training.degrade import Generator, Image
+from oldphoto.training.ageing import Dice, tints
+from oldphoto.training.degrade import Generator, Image, put_down
 
 LETTERS = "eeeetttaaaooiinnnsshhrrdlucmwfgypbvkEATSRNBMHCDPGLW"
 DIGITS = "0123456789"
@@ -43,11 +43,8 @@ def lettering(side: int, rng: Generator) -> Image:
     if rng.random() < 0.2:
         canvas = _framed(canvas, height, rng)
     angle = rng.normal(0.0, 0.06) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
-    turn = 0.5 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    at = rng.uniform(0.15, 0.85, 2) * side
-    shift = at - turn @ (np.array(canvas.shape[::-1]) / 2.0)
-    matrix = np.column_stack([turn, shift]).astype(np.float32)
-    laid = cv2.warpAffine(canvas, matrix, (side, side), flags=cv2.INTER_AREA)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    laid = put_down(canvas, turn, 0.5, rng.uniform(0.15, 0.85, 2) * side, (side, side))
     soft = cv2.GaussianBlur(laid, (0, 0), rng.uniform(0.3, 0.9))
     return np.asarray(soft, np.float32) / np.float32(255.0)
 
@@ -111,9 +108,9 @@ class Lettering:
         top, left = int(rng.integers(side - h + 1)), int(rng.integers(side - w + 1))
         opacity = self.maps[chosen, None, top : top + h, left : left + w].float() / 255.0
         level = np.where(rng.random(n) < 0.67, rng.uniform(0.65, 1.0, n), rng.uniform(0.0, 0.25, n))
-        tint = np.clip(level[:, None] + rng.normal(0.0, 0.02, (n, 3)), 0.0, 1.0).astype(np.float32)
+        tint = tints(level, 0.02, dice)
         opacity = opacity * dice.figures(n, 0.5, 1.0) * dice.some(n, share)
-        return torch.lerp(x, dice.placed(tint)[:, :, None, None].expand_as(x), opacity)
+        return torch.lerp(x, tint.expand_as(x), opacity)
 
 
 @lru_cache(maxsize=4)
