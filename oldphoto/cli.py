@@ -399,6 +399,18 @@ def restore(
         bool,
         typer.Option("--only-damaged", help="Repair scratches alone: all else, faces too, stays exactly as it is."),
     ] = Options.only_damaged,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="How much is changed outside of damage: 0 nothing, 1 all; by default judged photo by photo.",
+            show_default=False,
+        ),
+    ] = Options.strength,
+    keep_tone: Annotated[
+        bool, typer.Option("--keep-tone", help="Leave contrast and colours as they are, however faded.")
+    ] = False,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -564,6 +576,8 @@ def restore(
         only_faces=tuple(only_face or ()),
         skip_faces=tuple(skip_face or ()),
         only_damaged=only_damaged,
+        tone=not keep_tone,
+        strength=strength,
         quality=quality,
         max_memory=None if max_memory is None else read_size(max_memory),
     )

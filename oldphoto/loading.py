@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oldphoto.errors import WeightsCorruptError
+from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
 from oldphoto.models.mapping import Mapping as LatentMapping
@@ -29,7 +30,15 @@ from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 from oldphoto.models.vae import Vae, VaeConfig
 
-Config = VaeConfig | MappingConfig | ScratchUnetConfig | FaceGeneratorConfig | FaceFinderConfig | LandmarkNetConfig
+Config = (
+    VaeConfig
+    | MappingConfig
+    | ScratchUnetConfig
+    | FaceGeneratorConfig
+    | FaceFinderConfig
+    | LandmarkNetConfig
+    | EstimatorConfig
+)
 Net = TypeVar("Net", bound=nn.Module)
 
 PUBLISHED: dict[str, Config] = {
@@ -60,6 +69,8 @@ def build(config: Config) -> nn.Module:
             return FaceFinder(config)
         case LandmarkNetConfig():
             return LandmarkNet(config)
+        case EstimatorConfig():
+            return Estimator(config)
 
 
 COUNTER = ".num_batches_tracked"

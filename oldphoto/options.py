@@ -28,6 +28,9 @@ class Options:
     face_size: side of the aligned face crop in pixels, 256 or 512; None takes 512 on the large-photo path, else 256.
     scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the set's own figure.
     only_damaged: repair scratches and change nothing else: pixels outside the mask stay as they are, faces too.
+    tone: undo fading where a photo has surely faded. The published networks leave tone alone in any case.
+    strength: share, 0..1, of the changes to keep outside of damage; None takes what the compact set judges right for
+        each photo, and all with the published networks.
     quality: 1 to 100, of outputs in lossy formats; None takes a JPEG source's own, else 95.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
         were found, and 0 for a mask that the user gives.
@@ -47,6 +50,8 @@ class Options:
     only_faces: tuple[int, ...] = ()
     skip_faces: tuple[int, ...] = ()
     only_damaged: bool = False
+    tone: bool = True
+    strength: float | None = None
     quality: int | None = None
     max_memory: int | None = None
 
@@ -63,6 +68,10 @@ class Options:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
         if not 0.0 <= self.face_strength <= 1.0:
             raise UsageError(f"face strength is {self.face_strength}", "use a value from 0 to 1")
+        if self.strength is not None and not 0.0 <= self.strength <= 1.0:
+            raise UsageError(f"strength is {self.strength}", "use a value from 0 to 1")
+        if self.strength is not None and self.only_damaged:
+            raise UsageError("damage is repaired in full, whatever the strength", "leave one of the two out")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"quality is {self.quality}", "use 1 to 100")
         if self.only_damaged and (self.only_faces or self.skip_faces):
@@ -80,6 +89,11 @@ class Options:
         """Whether the face of this number and size in pixels is enhanced."""
         chosen = number in self.only_faces if self.only_faces else number not in self.skip_faces
         return self.enhances_faces and chosen and side >= self.min_face
+
+    @property
+    def restores_tone(self) -> bool:
+        """Whether fading is undone."""
+        return self.tone and not self.only_damaged
 
     @property
     def enhances_faces(self) -> bool:

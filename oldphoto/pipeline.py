@@ -1,6 +1,7 @@
 """START HERE. The restoration of one photo, as a function of values: photo, models, options.
 
-find_scratches -> mask;  translate -> restored;  detect_faces, enhance_faces -> faces;  blend -> photo
+find_scratches -> mask;  restore_tone, translate, restrain -> restored;  detect_faces, enhance_faces -> faces;
+blend -> photo
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from oldphoto import weights
+from oldphoto import restraint, tone, weights
 from oldphoto.blending import blend
 from oldphoto.colour import from_srgb, to_srgb
 from oldphoto.errors import UsageError
@@ -35,11 +36,14 @@ from oldphoto.faces import (
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact, load_published, placed
 from oldphoto.memory import limit, out_of_memory, ran_out
+from oldphoto.models.estimator import Estimator
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
+from oldphoto.restraint import Shares, judged, kept
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
 from oldphoto.tensors import Pixels
+from oldphoto.tone import Tone, restore_tone
 from oldphoto.translation import Plan, TranslationNets, plan_translation, translate_photo
 
 if TYPE_CHECKING:
@@ -57,7 +61,9 @@ class Restoration:
 
     photo: restored, of the input's size, depth, colour mode and metadata. mask: (H, W) bool, what was repaired as
     damage, or None. faces: all that were found, by number; those left as they are have no `after`. seconds: per stage.
-    translation: in one piece or strip by strip, and what that took. warnings: one line each.
+    translation: in one piece or strip by strip, and what that took. tone: how fading was undone, or None where nothing
+    was done. kept: the shares of the translation's changes that were kept, of small and large changes of light and of
+    colour; None where damage alone was repaired. warnings: one line each.
     """
 
     photo: Photo
@@ -65,6 +71,8 @@ class Restoration:
     faces: tuple[Face, ...]
     seconds: dict[Stage, float]
     translation: Plan
+    tone: Tone | None = None
+    kept: Shares | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -98,10 +106,14 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
                     found, models.dilation(large) if options.mask_dilation is None else options.mask_dilation
                 )
         with _timed(seconds, "translation"):
+            toned, undone = _toned(seen, mask, models, options)
             nets = models.translation(mask is not None, large)
             most = limit(options.max_memory)
-            translated = translate_photo(seen, mask, nets, models.device, most, trusted=trusted)
+            translated = translate_photo(toned, mask, nets, models.device, most, trusted=trusted)
             pixels = translated.pixels
+            shares = _shares(toned, pixels, mask, models, options)
+            if shares is not None:
+                pixels = kept(toned, pixels, mask, shares)
         faces: tuple[Face, ...] = ()
         if options.enhances_faces:
             with _timed(seconds, "faces"):
@@ -118,7 +130,25 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         *translated.warnings,
         *(f"there is no face {number}: {len(faces)} were found" for number in missing),
     )
-    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, translated.plan, warnings)
+    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, translated.plan, undone, shares, warnings)
+
+
+def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) -> tuple[Pixels, Tone | None]:
+    """The photo with fading undone, where that is wanted, the set can, and the photo has surely faded."""
+    if not options.restores_tone or models.published:
+        return seen, None
+    return restore_tone(seen, mask, models.estimator(tone.NET))
+
+
+def _shares(before: Pixels, after: Pixels, mask: Mask | None, models: Models, options: Options) -> Shares | None:
+    """What is kept of the changes: as much as the user says, or what the set judges right; the published one has no
+    such judgement, and all is kept."""
+    if options.only_damaged:
+        return None
+    if options.strength is not None or models.published:
+        share = 1.0 if options.strength is None else options.strength
+        return share, share, share, share
+    return judged(before, after, mask, models.estimator(restraint.NET))
 
 
 def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options, size: int) -> tuple[Face, ...]:
@@ -203,6 +233,10 @@ class Models:
         and what is rounded across the threshold would be a hole or none."""
         with torch.autocast(self.device.type, enabled=False):
             return find_scratches(pixels, self.net("scratch_unet"), self.detection, threshold, self.device)
+
+    def estimator(self, net: str) -> Estimator:
+        """One of the compact set's estimators."""
+        return cast("Estimator", self.net(net))
 
     def translation(self, damaged: bool, large: bool) -> TranslationNets:
         """The networks for a photo with or without a mask, large or not."""

@@ -262,6 +262,8 @@ def needed_nets(model_set: ModelSet, options: Options, large: bool, has_mask: bo
     nets += ["old_vae", "clean_vae_scratch" if repair and model_set == "published" else "clean_vae"]
     if model_set == "compact":
         nets.append("mapping")
+        nets += ["restraint"] if options.strength is None and not options.only_damaged else []
+        nets += ["tone"] if options.restores_tone else []
         faces = ["face_generator", "landmarks_5"]
     else:
         nets.append(("mapping_patch_attention" if large else "mapping_scratch") if repair else "mapping")

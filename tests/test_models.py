@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
 from oldphoto.models.blocks import Reflection, moments, normalise, resized
+from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
@@ -45,6 +46,7 @@ def test_vae_shapes() -> None:
         FaceGeneratorConfig(width=2, steering=4),
         FaceGeneratorConfig(width=2, steering=4, residual=True),
         LandmarkNetConfig(width=2, size=64),
+        EstimatorConfig(figures=5, answers=2, width=6),
     ],
     ids=str,
 )
@@ -63,6 +65,8 @@ def test_every_parameter_gets_a_gradient(config: Config) -> None:
             out = net(torch.rand(2, 4, 16, 16), mask)
         case FaceGenerator():
             out = net(torch.rand(2, 3, 64, 64))
+        case Estimator():
+            out = net(torch.randn(64, 5))
         case _:
             out = net(torch.rand(2, 1, 64, 64))
     out.square().mean().backward()  # type: ignore[no-untyped-call]  # untyped in torch
@@ -80,11 +84,27 @@ def test_every_parameter_gets_a_gradient(config: Config) -> None:
         lambda: ScratchUnetConfig(width=0),
         lambda: FaceGeneratorConfig(steering=0),
         lambda: LandmarkNetConfig(size=100),
+        lambda: EstimatorConfig(figures=0, answers=1),
+        lambda: EstimatorConfig(figures=3, answers=1, width=1),
     ],
 )
 def test_bad_configs_are_refused(bad: Callable[[], Config]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         bad()
+
+
+def test_an_estimator_takes_no_figure_for_more_than_it_has_seen() -> None:
+    """Figures count as multiples of their usual spread; further out than training went they count no further."""
+    net = Estimator(EstimatorConfig(figures=2, answers=1)).eval()
+    net.usual.copy_(torch.tensor([10.0, -3.0]))
+    net.spread.copy_(torch.tensor([2.0, 0.5]))
+    far, farther = net(torch.tensor([[10.0 + 2.0 * 4.0, -3.0], [1e9, -3.0]]))
+    near = net(torch.tensor([[12.0, -3.0]]))
+    assert torch.equal(far, farther)
+    assert not torch.equal(near[0], far)
+    by_hand = nn.functional.leaky_relu(net.first(torch.tensor([[1.0, 0.0]])), 0.2)
+    by_hand = net.last(nn.functional.leaky_relu(net.second(by_hand), 0.2))
+    assert torch.allclose(near, by_hand, atol=1e-6)
 
 
 def test_normalise_in_place_equals_torch() -> None:

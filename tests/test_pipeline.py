@@ -81,7 +81,8 @@ def test_grey_stays_grey_and_sixteen_bits_stay_sixteen(models: Models, couple: P
     assert fine.depth == 16
     assert len(np.unique(fine.pixels)) > 256, "a 16-bit photo must not pass through 8 bits"
     coarse = restore(Photo(couple.pixels[:96, :96]), models, PLAIN).photo
-    assert np.abs(fine.pixels / 257.0 - coarse.pixels).max() <= 0.51
+    # Eight bits are rounded twice: what was translated, and what was kept of it.
+    assert np.abs(fine.pixels / 257.0 - coarse.pixels).max() <= 1.01
 
 
 def test_contrast_is_not_stretched(models: Models) -> None:

@@ -218,6 +218,21 @@ def fading(x: Tensor, dice: Dice) -> Tensor:
     return faded
 
 
+def paling(x: Tensor, dice: Dice) -> Tensor:
+    """As fading, of a toned print: contrast is lost, the tone stays. x: (N, 3, H, W), one tone each."""
+    black, white = dice.figures(len(x), 0.0, 0.18), dice.figures(len(x), 0.78, 1.0)
+    tone = x.amax(dim=(2, 3), keepdim=True) / x.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    paled: Tensor = (black * tone + x * (white - black)).clamp(0.0, 1.0)
+    return paled
+
+
+def toned(x: Tensor, dice: Dice) -> Tensor:
+    """Monochrome photos (N, 3, H, W) -> prints of a yellow to brown tone, as strong as the cast of fading."""
+    rng = dice.host
+    drawn = np.array([[1.0, rng.uniform(0.92, 1.0), rng.uniform(0.75, 1.0)] for _ in x], np.float32)
+    return x * dice.placed(drawn)[:, :, None, None]
+
+
 def uneven_exposure(x: Tensor, dice: Dice) -> Tensor:
     """As degrade.uneven_exposure."""
     coarse = dice.placed(np.array([dice.host.uniform(0.8, 1.2, (3, 3)) for _ in x], np.float32))[:, None]

@@ -2,8 +2,8 @@
 
 Stage one of the paper: `old-vae`, `clean-vae`. Stage two: `mapping`, with both VAEs frozen; the published architecture
 has one for photos without damage, one with and one for large photos. A third stage of ours, for the compact networks
-alone: `finetune`, encoder, mapping and decoder end to end. Beside them `landmarks`, `scratch-unet`, `face-generator`,
-`face-finder`.
+alone: `finetune`, encoder, mapping and decoder end to end. Then `restraint`, which judges what these three change.
+Beside them `tone`, `landmarks`, `scratch-unet`, `face-generator`, `face-finder`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
+from oldphoto import restraint, tone
 from oldphoto.errors import NoInputError, UsageError
 from oldphoto.faces import LANDMARK_REACH, SQUARE_SIZE, Landmarks, find_faces
 from oldphoto.loading import PUBLISHED, Config, build, load_compact, placed
 from oldphoto.models.blocks import ResidualBlock
+from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import CELL, LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig
@@ -36,8 +40,9 @@ from oldphoto.models.vae import Refine, Source, Vae, VaeConfig
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.data import Pixels, damage_of, photos_of, read_photos
-from oldphoto.training.degrade import HOLE_OPACITY
+from oldphoto.training.degrade import HOLE_OPACITY, Image
 from oldphoto.training.face_finder import Tiles, scenes
+from oldphoto.training.grain import grain_of
 from oldphoto.training.landmarks import (
     SQUARE_SIDE,
     Portrait,
@@ -70,6 +75,8 @@ COMPACT: dict[str, Config] = {
     "face_generator": FaceGeneratorConfig(width=12, steering=16, residual=True),
     "face_finder": FaceFinderConfig(),
     "landmarks_5": LandmarkNetConfig(),
+    restraint.NET: EstimatorConfig(restraint.FIGURES, 4),
+    tone.NET: EstimatorConfig(tone.FIGURES, tone.ANSWERS, 96),
 }
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
@@ -78,8 +85,11 @@ BLOB = 2.5
 # Share of the crops that show people: the photos of data/faces beside those of data/clean.
 PEOPLE = 0.25
 GREY = 0.35  # share of photos made grey, degraded and clean alike: old photos mostly are
+GRAINY = 0.15  # share of photos with the grain of real old ones, besides what else they have
 LETTERED = 0.2  # share of photos with drawn lettering, which is no damage
 DAMAGE_MAPS = 4096
+MEASURED_AT_ONCE = 32
+Measured = NDArray[np.float32]
 LETTERING_MAPS = 1024
 
 
@@ -189,6 +199,7 @@ class _Aged(Stage):
         maps = min(DAMAGE_MAPS, recipe.steps * recipe.batch)
         self.harm = damage_of(folders.damage, device, maps, least, recipe.seed)
         self.lettering = lettering_of(device, min(LETTERING_MAPS, maps), least, recipe.seed)
+        self.grain = grain_of(folders.old, device)
         self.judges: dict[str, nn.Module] = {}
 
     def clean(self, count: int, side: int, dice: Dice) -> Tensor:
@@ -200,6 +211,10 @@ class _Aged(Stage):
         x = self.lettering.laid(x, LETTERED, dice)
         return torch.where(dice.some(count, GREY), ageing.grey(x), x)
 
+    def aged(self, x: Tensor, dice: Dice) -> Tensor:
+        """What the years did to photos (N, 3, S, S) in [0, 1], but for damage."""
+        return ageing.wider_mixture(self.grain.laid(x, GRAINY, dice), dice)
+
     def hurt(self, x: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:
         """Damage on a share of the photos, and its mask (N, 1, H, W), 1 = damaged."""
         opacity = self.harm.opacity(len(x), x.shape[-1], dice) * dice.some(len(x), self.damaged)
@@ -208,7 +223,7 @@ class _Aged(Stage):
     def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
         """clean, old (N, 3, S, S) in [-1, 1]; mask (N, 1, S, S), 1 = damaged, as a user draws it."""
         clean = self.clean(count, side, dice)
-        old, mask = self.hurt(ageing.wider_mixture(clean, dice), dice)
+        old, mask = self.hurt(self.aged(clean, dice), dice)
         # Of a grey photo most copies stay grey; the others have the tints of paper, scanner and noise.
         same = (clean[:, :1] == clean).all(dim=1, keepdim=True).all(dim=2, keepdim=True).all(dim=3, keepdim=True)
         old = torch.where(same & dice.some(count, 0.7), ageing.grey(old), old)
@@ -394,6 +409,246 @@ class FinetuneStage(_Aged):
             "psnr": _psnr(made, batch["clean"]),
             "psnr_input": _psnr(batch["old"], batch["clean"]),
             "psnr_undamaged": _psnr(kept, batch["clean"]),
+        }
+
+
+class _EstimatorStage(Stage):
+    """An estimator, on figures of photos and on how its answers bear on the error.
+
+    The error of a photo's answers p is a quadratic form, rest - 2 p.linear + p'quadratic p, in squared levels of 255:
+    so photos are drawn and measured once, `samples` of them, and kept beside the weights; steps cost nothing.
+    """
+
+    samples: int
+    # Squared levels of 255 that count little: an error of this size has half the weight that none would have.
+    floor = 2.0
+
+    def __init__(self, file: str, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device, self.file = recipe, device, file
+        config = COMPACT[file]
+        assert isinstance(config, EstimatorConfig)
+        net = Estimator(config)
+        parts = -(-min(self.samples, recipe.steps * recipe.batch) // MEASURED_AT_ONCE)
+        folder = earlier / f"{file}-samples"
+        measured = [self._part(folder / f"{recipe.seed}-{recipe.size}-{k:04}.safetensors", k) for k in range(parts)]
+        self.all = {k: torch.from_numpy(np.concatenate([m[k] for m in measured])).to(device) for k in measured[0]}
+        net.usual.copy_(self.all["figures"].mean(dim=0))
+        net.spread.copy_(self.all["figures"].std(dim=0) + 0.01)
+        # At first: as photos on average want it.
+        with torch.no_grad():
+            net.last.weight.zero_()
+            net.last.bias.zero_()
+            net.last.bias[: len(self.first)] = torch.tensor(self.first)
+        self.nets = {file: net}
+        self.judges: dict[str, nn.Module] = {}
+
+    first: tuple[float, ...]
+
+    def _part(self, path: Path, number: int) -> dict[str, Measured]:
+        """Samples that were measured before, or are now."""
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made = self.measured(MEASURED_AT_ONCE, Dice.seeded(self.device, self.recipe.seed, number))
+            part = path.with_suffix(".part")
+            save_file(made, part)
+            part.replace(path)
+        return load_file(path)
+
+    @abstractmethod
+    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
+        """figures (N, F), quadratic (N, K, K), linear (N, K), rest (N,), all float32; see the class."""
+
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """Some of the samples; the first in sixteen are left to `validate`."""
+        kept = len(self.all["rest"]) // 16
+        those = dice.placed(dice.host.integers(kept, len(self.all["rest"]), count))
+        return {k: v[those] for k, v in self.all.items()}
+
+    @staticmethod
+    def error(answers: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """(N,) squared levels of 255."""
+        one = answers[..., None]
+        form = (one.mT @ batch["quadratic"] @ one)[:, 0, 0] - 2.0 * (answers * batch["linear"]).sum(dim=1)
+        return (form + batch["rest"]).clamp_min(0.0)
+
+    def kept_back(self) -> dict[str, Tensor]:
+        """The samples that no step sees."""
+        return {k: v[: max(1, len(v) // 16)] for k, v in self.all.items()}
+
+
+def _decibels(error: Tensor) -> float:
+    """Mean PSNR of squared levels of 255."""
+    return float((10.0 * torch.log10(65025.0 / error.clamp_min(0.05))).mean())
+
+
+class RestraintStage(_EstimatorStage):
+    """How much of the translation's changes to keep."""
+
+    samples = 3072
+    first = (0.9, 0.9, 0.9, 0.9)
+
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        self.drawn = _Lightly(folders, earlier, recipe, device)
+        self.restorer = FinetuneStage.trio({name: placed(net, device).eval() for name, net in self.drawn.nets.items()})
+        super().__init__(restraint.NET, earlier, recipe, device)
+
+    @torch.inference_mode()
+    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
+        """See _EstimatorStage; p are the shares."""
+        batch = self.drawn.sample(count, self.recipe.size, dice)
+        old, mask = batch["old"], batch["mask"]
+        filled, latent = translate_latents(old, mask, self.restorer)
+        seen = torch.where(batch["trusted"] > 0, filled, old)
+        made = self.restorer.clean_vae.decode(latent, Source(filled, seen, mask))
+        before, after, clean = (
+            ((x.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().permute(0, 2, 3, 1).cpu().numpy()
+            for x in (old, made, batch["clean"])
+        )
+        holes = (mask[:, 0] > 0).cpu().numpy()
+        rows = [self._of_one(*one) for one in zip(before, after, clean, holes, strict=True)]
+        return {k: np.stack([row[k] for row in rows]).astype(np.float32) for k in rows[0]}
+
+    @staticmethod
+    def _of_one(before: Image, after: Image, clean: Image, hole: NDArray[np.bool_]) -> dict[str, Measured]:
+        change = after - before
+        whole = restraint.repaired(hole)[..., None]
+        split = [part if part.ndim == 3 else part[..., None] for part in restraint.parts(change)]
+        free = np.stack([np.broadcast_to((1.0 - whole) * part, change.shape).ravel() for part in split])
+        wanted = (clean - before - whole * change).ravel()
+        return {
+            "figures": restraint.figures(before, after, hole & (not hole.all())),
+            "quadratic": free @ free.T / wanted.size,
+            "linear": free @ wanted / wanted.size,
+            "rest": np.array(wanted @ wanted / wanted.size),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logarithm of the error: a photo that needed little counts as much as one that needed a lot."""
+        error = self.error(self.nets[self.file](batch["figures"]), batch)
+        return {"error": torch.log(error + self.floor).mean()}, {}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """PSNR with the shares, with all of the change, and with none."""
+        batch = self.kept_back()
+        shares = nets[self.file](batch["figures"]).clamp(0.0, 1.0)
+        every = torch.ones_like(shares)
+        return {
+            "psnr": _decibels(self.error(shares, batch)),
+            "psnr_all": _decibels(self.error(every, batch)),
+            "psnr_input": _decibels(self.error(0.0 * every, batch)),
+        }
+
+
+class _Lightly(FinetuneStage):
+    """Its samples, with more of those that need little: restraint is for them."""
+
+    def aged(self, x: Tensor, dice: Dice) -> Tensor:
+        """Half by the wider mixture; of the others a sixth untouched, the rest by one operation alone, three times as
+        often one that leaves most as it was; real grain on more of both, as old photos have little else."""
+        rng = dice.host
+        lightly = rng.random(len(x)) < 0.5
+        x = ageing.applied(super().aged, x, ~lightly, dice)
+        operations = [*ageing.SINGLE, *[ageing.jpeg, ageing.low_resolution] * 2, *[self.grained] * 5]
+        which = np.where(rng.random(len(x)) < 0.15, -1, rng.integers(len(operations), size=len(x)))
+        for k, operation in enumerate(operations):
+            x = ageing.applied(operation, x, lightly & (which == k), dice)
+        return x
+
+    def grained(self, x: Tensor, dice: Dice) -> Tensor:
+        """Real grain, and mostly what scanning and storing does to it."""
+        x = self.grain.laid(x, 1.0, dice)
+        rng = dice.host
+        x = ageing.applied(ageing.low_resolution, x, rng.random(len(x)) < 0.2, dice)
+        return ageing.applied(ageing.jpeg, x, rng.random(len(x)) < 0.6, dice)
+
+
+class ToneStage(_EstimatorStage, _Aged):
+    """Whether a photo has faded, and what would bring its tone back."""
+
+    samples = 24576
+    floor = 4.0
+    first = (1.0, 1.0, 1.0)
+
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        _Aged.__init__(self, folders, recipe, device, damaged=0.15)
+        _EstimatorStage.__init__(self, tone.NET, earlier, recipe, device)
+
+    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
+        """See _EstimatorStage; p are gains and offsets. faded (N,): 1 where a line takes half of the error away."""
+        rng = dice.host
+        clean = self.clean(count, self.recipe.size, dice)
+        monochrome = (clean[:, :1] == clean).flatten(1).all(dim=1).cpu().numpy()
+        # Prints are toned: that is theirs, and stays, however faded.
+        toned = monochrome & (rng.random(count) < 0.7)
+        clean = ageing.applied(ageing.toned, clean, toned, dice)
+        kind = rng.choice(4, count, p=(0.25, 0.35, 0.2, 0.2))  # anything, faded, unevenly exposed, both
+        old = ageing.applied(ageing.wider_mixture, clean, kind == 0, dice)
+        fades = np.isin(kind, (1, 3))
+        old = ageing.applied(ageing.fading, old, fades & ~monochrome, dice)
+        old = ageing.applied(ageing.paling, old, fades & monochrome, dice)
+        old = ageing.applied(ageing.uneven_exposure, old, np.isin(kind, (2, 3)), dice)
+        worn = (kind > 0) & (rng.random(count) < 0.4)
+        for operation in ageing.PUBLISHED:
+            old = ageing.applied(operation, old, worn & (rng.random(count) < 0.5), dice)
+        old, _ = self.hurt(old, dice)
+        old = (old * 255.0).round() / 255.0
+        figures = [tone.of_values(one.permute(1, 2, 0).reshape(-1, 3).cpu().numpy()) for one in old]
+        # Small copies, on which noise does not count as error.
+        x, y = (255.0 * F.adaptive_avg_pool2d(z, 32).flatten(2).cpu().numpy() for z in (old, clean))
+        rows = [self._of_one(*one) for one in zip(x, y, strict=True)]
+        found = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+        found["faded"] = np.where(fades | (kind == 0), found["faded"], 0.0)
+        return {k: v.astype(np.float32) for k, v in found.items()} | {"figures": np.stack(figures)}
+
+    @staticmethod
+    def _of_one(old: Image, clean: Image) -> dict[str, Measured]:
+        """(3, N) each, in levels."""
+        quadratic, linear = np.zeros((6, 6)), np.zeros(6)
+        best = 0.0
+        for c, (x, y) in enumerate(zip(old, clean, strict=True)):
+            quadratic[c, c], quadratic[3 + c, 3 + c] = (x * x).mean() / 3.0, 255.0**2 / 3.0
+            quadratic[c, 3 + c] = quadratic[3 + c, c] = -255.0 * x.mean() / 3.0
+            linear[c], linear[3 + c] = (x * y).mean() / 3.0, -255.0 * y.mean() / 3.0
+            gain = np.clip(
+                ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1.0), tone.LEAST_GAIN, tone.MOST_GAIN
+            )
+            best += float(np.square(gain * (x - x.mean()) + y.mean() - y).mean()) / 3.0
+        error = float(np.square(old - clean).mean())
+        return {
+            "quadratic": quadratic,
+            "linear": linear,
+            "rest": np.array(np.square(clean).mean()),
+            "faded": np.array(error > 30.0 and best < 0.5 * error),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logarithm of the error of those that have faded; cross-entropy of which have, sound photos counting three
+        times: a photo spoilt is worse than one left faded."""
+        answers, faded = self.nets[self.file](batch["figures"]), batch["faded"]
+        error = torch.log(self.error(answers[:, :6], batch) + self.floor)
+        entropy = F.binary_cross_entropy_with_logits(answers[:, 6], faded, reduction="none")
+        return {
+            "error": 0.3 * (error * faded).sum() / faded.sum().clamp_min(1.0),
+            "faded": (entropy * (3.0 - 2.0 * faded)).mean(),
+        }, {}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """PSNR of the small copies of faded photos with and without what would be done; the shares of the faded and of
+        the other photos that would be taken for faded."""
+        batch = self.kept_back()
+        answers, faded = nets[self.file](batch["figures"]), batch["faded"] > 0
+        sure = torch.sigmoid(answers[:, 6]) >= tone.SURE
+        nothing = answers.new_tensor((1.0, 1.0, 1.0, 0.0, 0.0, 0.0)).expand(len(answers), 6)
+        gains = answers[:, :3].clamp(tone.LEAST_GAIN, tone.MOST_GAIN)
+        done = torch.where(sure[:, None], torch.cat([gains, answers[:, 3:6]], dim=1), nothing)
+        before, after = self.error(nothing, batch), self.error(done, batch)
+        return {
+            "psnr": _decibels(after[faded]),
+            "psnr_input": _decibels(before[faded]),
+            "found": float(sure[faded].float().mean()),
+            "false": float(sure[~faded].float().mean()),
         }
 
 
@@ -735,6 +990,8 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
             Recipe(steps=800, batch=48, size=128, rate=6e-4),
         ),
         "finetune": (FinetuneStage, Recipe(steps=6000, batch=48, size=160, rate=8e-4)),
+        "restraint": (RestraintStage, Recipe(steps=12_000, batch=64, size=192, rate=2e-3)),
+        "tone": (ToneStage, Recipe(steps=30_000, batch=96, size=256, rate=1e-3)),
         "face-generator": (
             lambda f, e, r, d: FaceStage(f, e, r, d, "face_generator", COMPACT["face_generator"]),
             Recipe(steps=4000, batch=24, size=256, rate=4e-4),

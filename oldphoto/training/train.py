@@ -161,7 +161,7 @@ class _Run:
             torch.manual_seed(recipe.seed * 1_000_003 + self.step)
             for group in (*self.optimiser.param_groups, *(self.judging.param_groups if self.judging else ())):
                 group["lr"] = recipe.rate_at(self.step, done)
-            batch = {k: v.contiguous(memory_format=torch.channels_last) for k, v in self.stage.batch(self.step).items()}
+            batch = {k: _channels_last(v) for k, v in self.stage.batch(self.step).items()}
             with quickly(self.device):
                 mine, judged = self.stage.loss(batch)
             self._update(self.optimiser, self.stage.nets, torch.stack(list(mine.values())).sum())
@@ -215,6 +215,10 @@ class _Run:
             torch._foreach_lerp_([ours[name] for name in names], [new[name] for name in names], 1.0 - decay)
             for name in new.keys() - set(names):
                 ours[name].copy_(new[name])
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _board(folder: Path) -> Any:

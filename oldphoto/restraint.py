@@ -1,0 +1,196 @@
+"""How much of what the translation changed is kept: a network that mends noise also changes what needed no mending.
+
+The change is split into light and colour, and each into what is small, up to EDGE levels, and what goes beyond. Of each
+of the four a share is kept, between 0 and 1, one for the whole photo, which a small network judges from figures about
+photo and change. What was repaired as damage is kept in full. Pixels are (H, W, 3) uint8 or uint16 RGB.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from oldphoto.tensors import Pixels
+
+if TYPE_CHECKING:
+    from oldphoto.models.estimator import Estimator
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Shares = tuple[float, float, float, float]
+NET = "restraint"
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# Levels of 255. Film grain and the blocks of a JPEG lie below, specks and the salt of salt-and-pepper beyond.
+EDGE = 6.0
+# The figures come from so many squares of so many pixels, spread over the photo: a photo of any size takes 0.1 s.
+LOOKS, LOOK_SIDE = 9, 256
+# Smaller photos are no matter of statistics: all of the change is kept.
+LEAST_SIDE = 32
+# Rings of the 8 x 8 cosine transform that are looked at together, by the sum of both indices.
+_RINGS = ((1,), (2,), (3,), (4,), (5,), (6,), (7, 8), (9, 10), (11, 12, 13, 14))
+_SCALES = (0.7, 1.6, 2.56, 4.1)
+FIGURES = 6 * len(_SCALES) + 8 + 6 * len(_RINGS) + 8
+ROWS_AT_ONCE = 128
+
+
+def restrain(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> tuple[Pixels, Shares]:
+    """The photo with as much of the change as helps it, and the shares kept: small and large changes of light, small
+    and large ones of colour.
+
+    before, after: the photo as it came and as it was translated, of one shape and depth. mask: (H, W), True = damaged.
+    """
+    shares = judged(before, after, mask, net)
+    return kept(before, after, mask, shares), shares
+
+
+def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> Shares:
+    """The shares to keep; see `restrain`."""
+    height, width = before.shape[:2]
+    if min(height, width) < LEAST_SIDE:
+        return (1.0, 1.0, 1.0, 1.0)
+    to_8_bits = np.float32(255.0 / np.iinfo(before.dtype).max)
+    looks = []
+    for rows, columns in _looks(height, width):
+        one, other = (np.rint(np.asarray(pixels[rows, columns], np.float32) * to_8_bits) for pixels in (before, after))
+        holes = np.zeros(one.shape[:2], np.bool_) if mask is None else mask[rows, columns]
+        if not holes.all():
+            looks.append(figures(one, other, holes))
+    if not looks:
+        return (1.0, 1.0, 1.0, 1.0)
+    device = net.usual.device
+    with torch.autocast(device.type, enabled=False):
+        answers = net(torch.from_numpy(np.stack(looks)).to(device)).clamp(0.0, 1.0).mean(dim=0)
+    return cast("Shares", tuple(round(float(share), 4) for share in answers))
+
+
+def _looks(height: int, width: int) -> list[tuple[slice, slice]]:
+    """Squares, fewer where the photo is small, evenly spread; never more than LOOKS."""
+    most = round(LOOKS**0.5)
+    down, across = (
+        [
+            slice(start, start + min(side, LOOK_SIDE))
+            for start in np.linspace(0, max(0, side - LOOK_SIDE), count, dtype=int)
+        ]
+        for side, count in ((s, min(most, -(-s // LOOK_SIDE))) for s in (height, width))
+    )
+    return [(rows, columns) for rows in down for columns in across]
+
+
+def kept(before: Pixels, after: Pixels, mask: Mask | None, shares: Shares) -> Pixels:
+    """`after` with no more than these shares of the change; see `restrain`."""
+    if min(shares) == 1.0:
+        return after
+    out = np.empty_like(after)
+    top = np.iinfo(before.dtype).max
+    edge = EDGE * top / 255.0
+    whole = None if mask is None else repaired(mask)
+    for start in range(0, before.shape[0], ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        old = np.asarray(before[rows], np.float32)
+        change = np.asarray(after[rows], np.float32) - old
+        small_light, large_light, small_colour, large_colour = parts(change, edge)
+        less = (shares[0] * small_light + shares[1] * large_light)[..., None]
+        less = less + shares[2] * small_colour + shares[3] * large_colour
+        if whole is not None:
+            less += whole[rows, :, None] * (change - less)
+        out[rows] = np.clip(np.rint(old + less), 0, top)
+    return out
+
+
+def parts(change: Floats, edge: float = EDGE) -> tuple[Floats, Floats, Floats, Floats]:
+    """A change (H, W, 3) -> the small and the large part of its light, (H, W) each, and of its colour, (H, W, 3) each.
+
+    All four sum to the change. edge: most of a small part.
+    """
+    light = _light(change)
+    colour = change - light[..., None]
+    small, small_colour = np.clip(light, -edge, edge), np.clip(colour, -edge, edge)
+    return small, light - small, small_colour, colour - small_colour
+
+
+def repaired(mask: Mask) -> Floats:
+    """(H, W) in [0, 1]: 1 where damage was repaired and on its rim, falling off within three pixels."""
+    rim = cv2.dilate(mask.astype(np.float32), np.ones((3, 3), np.uint8))
+    return np.asarray(np.maximum(cv2.blur(cv2.dilate(rim, np.ones((3, 3), np.uint8)), (3, 3)), rim), np.float32)
+
+
+def figures(before: Floats, after: Floats, mask: Mask) -> Floats:
+    """What the network judges by: (FIGURES,) of a part of a photo as it came and as it was translated.
+
+    before, after: (H, W, 3) in [0, 255], at least LEAST_SIDE on a side. mask: (H, W), True = left out; not all of it.
+    """
+    sound = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0  # what filters carry out of holes
+    if not sound.any():
+        sound = ~mask
+    change = after - before
+    light, lighter = _light(before), _light(change)
+    other_colour = change - lighter[..., None]
+    found: list[np.floating | float] = []
+    for one, two in zip(_bands(light), _bands(lighter), strict=True):
+        a, b = one[sound], two[sound]
+        spread = a.std(), b.std()
+        found += [
+            _log(spread[0]),
+            _log(spread[1]),
+            _log((a + b).std()),
+            (a * b).mean() / (spread[0] * spread[1] + 0.05),
+        ]
+        found += [_log(np.abs(a).mean()), _log(np.abs(b).mean())]
+    for channel in (0, 2):
+        for plane in (before[..., channel] - light, other_colour[..., channel]):
+            fine = plane - cv2.GaussianBlur(plane, (0, 0), 1.5)
+            found += [_log(plane[sound].std()), _log(fine[sound].std())]
+    # A JPEG's own grid has fewer large coefficients than the same grid shifted by half a block.
+    aligned, shifted, changed = _cosines(light, sound), _cosines(light[4:, 4:], sound[4:, 4:]), _cosines(lighter, sound)
+    for ring in _RINGS:
+        cells = np.isin(np.add.outer(np.arange(8), np.arange(8)), ring)
+        a, b = aligned[:, cells], shifted[:, cells]
+        found += [_log(a.mean()), _log(a.mean()) - _log(b.mean())]
+        found += [(a < 1.0).mean(), (a < 1.0).mean() - (b < 1.0).mean()]
+        found += [_log(np.percentile(a, 90)), _log(changed[:, cells].mean())]
+    found += [_log(value) for value in np.percentile(np.abs(lighter[sound]), (50.0, 90.0, 99.0, 99.8))]
+    found += [
+        light[sound].mean() / 255.0,
+        light[sound].std() / 100.0,
+        *np.percentile(light[sound], (1.0, 99.0)) / 255.0,
+    ]
+    return np.array(found, np.float32)
+
+
+def _light(pixels: Floats) -> Floats:
+    return np.asarray(pixels @ LUMA, np.float32)
+
+
+def _log(value: np.floating | float) -> float:
+    return float(np.log(value + 0.05))
+
+
+def _bands(plane: Floats) -> list[Floats]:
+    """Differences of Gaussians, finest first."""
+    bands = []
+    for scale in _SCALES:
+        soft = np.asarray(cv2.GaussianBlur(plane, (0, 0), scale), np.float32)
+        bands.append(plane - soft)
+        plane = soft
+    return bands
+
+
+def _cosines(plane: Floats, sound: Mask) -> Floats:
+    """Sizes of the cosine transform's coefficients of all blocks without damage, or of all if there is none: (N, 8,
+    8)."""
+    k = np.arange(8)
+    cosine = np.cos(np.pi * (2 * k + 1) * k[:, None] / 16.0) * np.where(k[:, None] == 0, np.sqrt(1.0 / 8.0), 0.5)
+    cosine = cosine.astype(np.float32)
+    blocks, whole = _blocks(plane), _blocks(sound).all(axis=(2, 3))
+    chosen = blocks[whole] if whole.any() else blocks.reshape(-1, 8, 8)
+    return np.asarray(np.abs(cosine @ chosen @ cosine.T), np.float32)
+
+
+def _blocks(plane: NDArray[np.generic]) -> NDArray[np.generic]:
+    """(H, W) -> (H // 8, W // 8, 8, 8)."""
+    down, across = plane.shape[0] // 8, plane.shape[1] // 8
+    return plane[: down * 8, : across * 8].reshape(down, 8, across, 8).transpose(0, 2, 1, 3)

@@ -1,0 +1,164 @@
+"""How much of a change is kept: the arithmetic by plain formulas and scipy, the judgement on photos with a truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.fft
+import skimage.data
+
+from oldphoto import restraint, weights
+from oldphoto.errors import UsageError
+from oldphoto.image import Photo
+from oldphoto.loading import load_compact
+from oldphoto.models.estimator import Estimator
+from oldphoto.options import Options
+from oldphoto.pipeline import Models, restore
+from oldphoto.restraint import FIGURES, figures, judged, kept, parts, repaired
+from oldphoto.training import degrade
+from oldphoto.training.evaluate import Pixels8, psnr
+
+RNG = np.random.default_rng(5)
+BEFORE = RNG.integers(0, 256, (150, 70, 3), dtype=np.uint8)
+AFTER = RNG.integers(0, 256, (150, 70, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    nets = [f.net for f in weights.read_lock() if f.set == "compact"]
+    return Models.load(weights.resolve("compact", lambda _: nets, offline=True), "cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Pixels8:
+    """A photo no network was trained on, (256, 256, 3): public domain (NASA), from scikit-image."""
+    pixels: Pixels8 = skimage.data.astronaut()  # type: ignore[no-untyped-call]  # untyped in scikit-image
+    return np.ascontiguousarray(pixels[:256, 130:386])
+
+
+def test_the_four_parts_sum_to_the_change() -> None:
+    change = AFTER.astype(np.float32) - BEFORE
+    light, more_light, colour, more_colour = parts(change, 6.0)
+    assert np.allclose(light[..., None] + more_light[..., None] + colour + more_colour, change, atol=1e-3)
+    assert max(np.abs(light).max(), np.abs(colour).max()) == pytest.approx(6.0)
+    # Colour has no light of its own.
+    assert np.abs((colour + more_colour) @ restraint.LUMA).max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_all_or_nothing_is_kept_exactly(dtype: type) -> None:
+    scale = np.iinfo(dtype).max // 255
+    before, after = BEFORE.astype(dtype) * dtype(scale), AFTER.astype(dtype) * dtype(scale)
+    assert np.array_equal(kept(before, after, None, (1.0, 1.0, 1.0, 1.0)), after)
+    assert np.array_equal(kept(before, after, None, (0.0, 0.0, 0.0, 0.0)), before)
+    half = kept(before, after, None, (0.5, 0.5, 0.5, 0.5))
+    assert np.abs(half.astype(float) - (before.astype(float) + after) / 2.0).max() <= 0.51
+
+
+def test_damage_is_repaired_in_full_with_a_soft_rim() -> None:
+    mask = np.zeros(BEFORE.shape[:2], np.bool_)
+    mask[40:44, 10:60] = True
+    out = kept(BEFORE, AFTER, mask, (0.0, 0.0, 0.0, 0.0))
+    assert np.array_equal(out[mask], AFTER[mask])
+    assert np.array_equal(out[39], np.where(mask[40][:, None], AFTER[39], out[39]))  # the rim, too
+    assert np.array_equal(out[:36], BEFORE[:36])
+    assert np.array_equal(out[48:], BEFORE[48:])
+    rim = repaired(mask)[36:41, 30]
+    assert (np.diff(rim) >= 0.0).all()
+    assert 0.0 < rim[1] < 1.0
+
+
+def test_figures_see_the_cosine_transform(photo: Pixels8) -> None:
+    """The block transform is scipy's."""
+    plane = photo[..., 0].astype(np.float32)
+    sound = np.ones(plane.shape, np.bool_)
+    sound[:8, :8] = False
+    ours = restraint._cosines(plane, sound)
+    theirs = np.abs(scipy.fft.dctn(plane[8:16, 16:24], norm="ortho"))
+    assert len(ours) == 32 * 32 - 1
+    assert np.allclose(ours[32 + 2 - 1], theirs, atol=1e-2)
+
+
+def test_figures_leave_out_what_is_damaged(photo: Pixels8) -> None:
+    mask = np.zeros(photo.shape[:2], np.bool_)
+    mask[100:106] = True
+    clean = photo.astype(np.float32)
+    hurt = np.where(mask[..., None], np.float32(255.0), clean)
+    nothing = np.zeros_like(mask)
+    left_out = np.abs(figures(hurt, hurt, mask) - figures(clean, clean, nothing))
+    seen = np.abs(figures(hurt, hurt, nothing) - figures(clean, clean, nothing))
+    assert left_out.shape == (FIGURES,)
+    assert left_out.mean() < 0.3 * seen.mean()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 400), (33, 33), (256, 256), (1000, 700), (300, 5000)])
+def test_any_size_is_judged(size: tuple[int, int], models: Models) -> None:
+    before, after = (RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2))
+    shares = judged(before, after, None, models.estimator("restraint"))
+    assert all(0.0 <= share <= 1.0 for share in shares)
+    assert len(restraint._looks(*size)) <= restraint.LOOKS
+    assert judged(before, after, np.ones(size, np.bool_), models.estimator("restraint")) == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_the_looks_are_spread_over_the_photo() -> None:
+    looks = restraint._looks(3000, 500)
+    rows, columns = ({(s.start, s.stop) for s in each} for each in zip(*looks, strict=True))
+    assert min(r[0] for r in rows) == 0
+    assert max(r[1] for r in rows) == 3000
+    assert sorted(columns) == [(0, 256), (244, 500)]
+
+
+def aged(photo: Pixels8, operation: degrade.Operation, seed: int = 3) -> Pixels8:
+    old = operation(photo.astype(np.float32) / np.float32(255.0), np.random.default_rng(seed))
+    return np.asarray(np.clip(np.rint(old * 255.0), 0, 255), np.uint8)
+
+
+def test_little_is_changed_where_little_is_wrong(models: Models, photo: Pixels8) -> None:
+    """A sound photo comes out as good as it went in; noise is taken away."""
+    plain = Options(faces=False)
+    sound = restore(Photo.from_array(photo), models, plain)
+    assert sound.kept is not None
+    assert max(sound.kept) < 0.4
+    assert psnr(photo, np.asarray(sound.photo.pixels, np.uint8)) > 42.0
+    noisy = aged(photo, degrade.gaussian_noise)
+    done = restore(Photo.from_array(noisy), models, plain)
+    assert done.kept is not None
+    assert done.kept[0] > 0.6
+    gained = psnr(photo, np.asarray(done.photo.pixels, np.uint8)) - psnr(photo, noisy)
+    assert gained > 2.0
+
+
+@pytest.mark.parametrize("operation", [degrade.jpeg, degrade.low_resolution, degrade.salt_and_pepper])
+def test_judging_beats_keeping_all(operation: degrade.Operation, models: Models, photo: Pixels8) -> None:
+    old = aged(photo, operation, seed=4)
+    ours, every = (
+        psnr(photo, np.asarray(restore(Photo.from_array(old), models, options).photo.pixels, np.uint8))
+        for options in (Options(faces=False, tone=False), Options(faces=False, tone=False, strength=1.0))
+    )
+    assert ours > every
+    assert ours > psnr(photo, old) - 0.1
+
+
+def test_strength_is_the_users_word(models: Models, photo: Pixels8) -> None:
+    old = aged(photo, degrade.gaussian_noise)
+
+    def run(strength: float | None) -> tuple[Pixels8, restraint.Shares | None]:
+        done = restore(Photo.from_array(old), models, Options(faces=False, tone=False, strength=strength))
+        return np.asarray(done.photo.pixels, np.uint8), done.kept
+
+    nothing, shares = run(0.0)
+    assert shares == (0.0, 0.0, 0.0, 0.0)
+    assert np.array_equal(nothing, old)
+    every, half = run(1.0)[0].astype(float), run(0.5)[0].astype(float)
+    assert np.abs(half - (every + old) / 2.0).max() <= 1.0
+    with pytest.raises(UsageError, match=r"strength is 1\.5"):
+        Options(strength=1.5)
+    with pytest.raises(UsageError, match="damage is repaired in full"):
+        Options(strength=0.5, only_damaged=True)
+
+
+def test_the_shipped_network_fits_its_figures() -> None:
+    path = weights.resolve("compact", lambda _: ("restraint",), offline=True).files["restraint"]
+    net = load_compact(path)
+    assert isinstance(net, Estimator)
+    assert (net.config.figures, net.config.answers) == (FIGURES, 4)

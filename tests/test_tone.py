@@ -1,0 +1,126 @@
+"""Fading undone, on photos whose fading is known; and left alone where there is none."""
+
+from __future__ import annotations
+
+import colorsys
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from numpy.typing import NDArray
+
+from oldphoto import tone, weights
+from oldphoto.image import Photo
+from oldphoto.models.estimator import Estimator
+from oldphoto.options import Options
+from oldphoto.pipeline import Models, restore
+from oldphoto.tensors import Pixels
+from oldphoto.tone import FIGURES, Tone, figures, restore_tone
+
+# Public domain and CC0, from scikit-image.
+PHOTOS: dict[str, NDArray[np.uint8]] = {
+    name: np.ascontiguousarray(getattr(skimage.data, name)()[..., :3]) for name in ("astronaut", "coffee", "chelsea")
+}
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    nets = [f.net for f in weights.read_lock() if f.set == "compact"]
+    return Models.load(weights.resolve("compact", lambda _: nets, offline=True), "cpu")
+
+
+@pytest.fixture(scope="module")
+def net(models: Models) -> Estimator:
+    return models.estimator(tone.NET)
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    """In dB, of pixels of 8 or 16 bits."""
+    error = np.square(a.astype(np.float64) - b.astype(np.float64)).mean()
+    return float(10.0 * np.log10(float(np.iinfo(a.dtype).max) ** 2 / error))
+
+
+def faded(pixels: Any, black: float, white: float, cast: tuple[float, float, float]) -> Any:
+    """By the formula of degrade.fading; of the input's depth."""
+    top = np.iinfo(pixels.dtype).max
+    light = pixels / top
+    return np.rint((black + light * (white - black)) * np.array(cast) * top).astype(pixels.dtype)
+
+
+# Not the cat: brown on brown, it might have been meant so.
+@pytest.mark.parametrize("name", ["astronaut", "coffee"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_strong_fading_is_undone(name: str, dtype: type, net: Estimator) -> None:
+    photo = PHOTOS[name].astype(dtype) * dtype(np.iinfo(dtype).max // 255)
+    old = faded(photo, 0.17, 0.8, (1.0, 0.95, 0.8))
+    done, found = restore_tone(old, None, net)
+    assert found is not None
+    assert found.likely >= tone.SURE
+    assert done.dtype == photo.dtype
+    before, after = (psnr(photo, x) for x in (old, done))
+    assert after > before + 3.0
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_sound_photo_is_left_exactly_as_it_is(name: str, net: Estimator) -> None:
+    done, found = restore_tone(PHOTOS[name], None, net)
+    assert found is None
+    assert done is PHOTOS[name]
+
+
+def test_a_toned_print_keeps_its_tone(net: Estimator) -> None:
+    """Sepia stays sepia, with more contrast where it has paled."""
+    grey = np.repeat(PHOTOS["astronaut"].mean(axis=2, keepdims=True), 3, axis=2)
+    print_ = np.rint(grey * np.array([1.0, 0.94, 0.8])).astype(np.uint8)
+    pale = np.rint((45.0 + grey * 0.6) * np.array([1.0, 0.94, 0.8])).astype(np.uint8)
+    assert restore_tone(print_, None, net)[1] is None
+
+    def hue_and_saturation(pixels: Pixels) -> tuple[float, float]:
+        hue, saturation, _ = colorsys.rgb_to_hsv(*(pixels.reshape(-1, 3).mean(axis=0) / 255.0))
+        return hue, saturation
+
+    done, found = restore_tone(pale, None, net)
+    assert found is not None
+    assert done.std() > 1.2 * pale.std()
+    assert np.allclose(hue_and_saturation(done), hue_and_saturation(print_), atol=(0.03, 0.12))
+
+
+def test_damage_does_not_count() -> None:
+    photo = PHOTOS["coffee"]
+    mask = np.zeros(photo.shape[:2], np.bool_)
+    mask[:, 100:110] = True
+    hurt = np.where(mask[..., None], np.uint8(255), photo)
+    assert figures(photo, None).shape == (FIGURES,)
+    assert np.abs(figures(hurt, mask) - figures(photo, None)).max() < 0.05
+    assert np.abs(figures(hurt, None) - figures(photo, None)).max() > 0.05
+
+
+def test_levels_are_those_of_the_photo() -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 256, axis=1).repeat(3, axis=2)
+    levels = figures(ramp, None)[: 3 * len(tone.LEVELS)].reshape(-1, 3)
+    assert np.allclose(levels, np.array(tone.LEVELS)[:, None], atol=0.004)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 400), (32, 32)])
+def test_small_photos_and_photos_all_damaged_are_left(size: tuple[int, int], net: Estimator) -> None:
+    pixels = np.full((*size, 3), 90, np.uint8)
+    assert restore_tone(pixels, np.ones(size, np.bool_), net) == (pixels, None) or min(size) >= tone.LEAST_SIDE
+    assert restore_tone(pixels, np.ones(size, np.bool_), net)[1] is None
+
+
+def test_the_pipeline_undoes_fading_unless_told_not_to(models: Models) -> None:
+    photo = PHOTOS["astronaut"][:256, 130:386]
+    old = faded(photo, 0.17, 0.8, (1.0, 0.95, 0.8))
+    done = restore(Photo.from_array(old), models, Options(faces=False))
+    assert isinstance(done.tone, Tone)
+    left = restore(Photo.from_array(old), models, Options(faces=False, tone=False))
+    assert left.tone is None
+    with_tone, without = (psnr(photo, d.photo.pixels) for d in (done, left))
+    assert with_tone > without + 3.0
+    mask = np.zeros(photo.shape[:2], np.bool_)
+    mask[5:9] = True
+    only = restore(Photo.from_array(old), models, Options(faces=False, only_damaged=True), mask)
+    assert only.tone is None
+    assert only.kept is None
+    assert np.array_equal(only.photo.pixels[~mask], old[~mask])
