@@ -26,7 +26,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _NEAR_SRGB = 1 / 255
 # A change of this much, in 0..1, leaves nothing of what sRGB could not show of the old colour.
 _NEW_COLOUR = 32 / 255
-# Pixels converted at once: bounds the memory beside the photo to about 50 MB.
+# Pixels worked on at once: bounds the memory beside the photo to about 50 MB.
 _AT_ONCE = 1 << 20
 # Nodes on each axis of the tables there and back: both lie on whole levels of 8 bits, which is what littlecms takes.
 _NODES, _NODES_BACK = 52, 18
@@ -50,7 +50,7 @@ def to_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
     if space is None:
         return pixels
     out = np.empty(pixels.shape, np.uint16)
-    for rows in _bands(pixels):
+    for rows in bands(pixels):
         srgb = space.to_srgb(_codes(pixels[rows]))
         srgb *= 65535
         out[rows] = np.rint(srgb, out=srgb).T.reshape(out[rows].shape)
@@ -67,7 +67,7 @@ def from_srgb(before: Pixels, after: Pixels, pixels: Pixels, icc: bytes | None) 
         return after
     top = np.iinfo(pixels.dtype).max
     out = np.empty_like(pixels)
-    for rows in _bands(pixels):
+    for rows in bands(pixels):
         old, new, own = (_codes(array[rows]) for array in (before, after, pixels))
         # What the old colour had beyond sRGB, and what rounding took from it.
         beyond = own.astype(np.float32) / np.float32(65535) - space.from_srgb(old)
@@ -81,7 +81,8 @@ def from_srgb(before: Pixels, after: Pixels, pixels: Pixels, icc: bytes | None) 
     return out
 
 
-def _bands(pixels: Pixels) -> list[slice]:
+def bands(pixels: Pixels) -> list[slice]:
+    """Rows of (H, W, 3) that may be worked on at once."""
     step = max(1, _AT_ONCE // pixels.shape[1])
     return [slice(top, top + step) for top in range(0, pixels.shape[0], step)]
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from oldphoto import restraint, tone, weights
 from oldphoto.blending import blend
-from oldphoto.colour import from_srgb, to_srgb
+from oldphoto.colour import bands, from_srgb, to_srgb
 from oldphoto.errors import UsageError
 from oldphoto.faces import (
     Detector,
@@ -121,7 +121,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
             with _timed(seconds, "blending"):
                 pixels = blend(pixels, faces)
         if photo.grey:
-            pixels = _grey_again(pixels)
+            pixels = grey_again(pixels)
         pixels = from_srgb(seen, pixels, photo.pixels, photo.icc)
         if options.only_damaged and mask is not None:
             pixels = np.where(mask[..., None], pixels, photo.pixels)
@@ -366,7 +366,9 @@ def _memory_errors(photo: Photo) -> Iterator[None]:
         raise out_of_memory((photo.width, photo.height)) from error
 
 
-def _grey_again(pixels: Pixels) -> Pixels:
+def grey_again(pixels: Pixels) -> Pixels:
     """(H, W, 3) -> luminance in all three channels: a grey photo has no tint to gain."""
-    grey = np.rint(pixels @ np.array([0.299, 0.587, 0.114]))
-    return cast("Pixels", np.repeat(grey[..., None], 3, axis=2).astype(pixels.dtype))
+    grey = np.empty_like(pixels)
+    for rows in bands(pixels):
+        grey[rows] = np.rint(pixels[rows] @ np.array([0.299, 0.587, 0.114]))[..., None]
+    return grey

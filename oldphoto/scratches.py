@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from oldphoto.colour import bands
 from oldphoto.models.scratch_unet import MULTIPLE
 from oldphoto.tensors import Pixels
 
@@ -55,8 +56,9 @@ def find_scratches(
     threshold: None takes the detection's own.
     """
     threshold = detection.threshold if threshold is None else threshold
-    grey = grey_tensor(pixels)
-    probability = torch.sigmoid(unet(resized_for(grey, detection).to(device)).float().cpu())
+    # In one expression, so that no name holds the whole grey photo while the network runs.
+    seen = resized_for(grey_tensor(pixels), detection).to(device)
+    probability = torch.sigmoid(unet(seen).float().cpu())
     return scratch_mask(probability, (pixels.shape[0], pixels.shape[1]), threshold, smooth=detection.antialias)
 
 
@@ -65,12 +67,16 @@ def grey_tensor(pixels: Pixels) -> Tensor:
 
     ITU-R 601 weights in 16-bit fixed point, as Pillow's "L", which the detector was trained on.
     """
-    if pixels.dtype == np.uint8:
-        r, g, b = (pixels[..., i].astype(np.uint32) for i in range(3))
-        grey = ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).astype(np.float32)
-        return torch.from_numpy(grey / np.float32(127.5) - np.float32(1.0))[None, None]
-    grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return torch.from_numpy(grey / np.float32(32767.5) - np.float32(1.0))[None, None]
+    grey = np.empty(pixels.shape[:2], np.float32)
+    for rows in bands(pixels):
+        if pixels.dtype == np.uint8:
+            r, g, b = (pixels[rows, :, i].astype(np.uint32) for i in range(3))
+            grey[rows] = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+        else:
+            grey[rows] = pixels[rows].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey /= np.float32(np.iinfo(pixels.dtype).max / 2)
+    grey -= np.float32(1.0)
+    return torch.from_numpy(grey)[None, None]
 
 
 def resized_for(grey: Tensor, detection: Detection) -> Tensor:

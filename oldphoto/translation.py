@@ -220,13 +220,13 @@ class _Padded:
 
     def part(self, top: int, bottom: int, left: int, right: int) -> Tensor:
         """(1, 3, bottom - top, right - left)."""
-        return to_tensor(self.pixels[self.rows[top:bottom]][:, self.columns[left:right]]).to(self.device)
+        return to_tensor(self.pixels[np.ix_(self.rows[top:bottom], self.columns[left:right])]).to(self.device)
 
     def part_of_mask(self, top: int, bottom: int, left: int, right: int) -> Tensor | None:
         """(1, 1, bottom - top, right - left)."""
         if self.mask is None:
             return None
-        return mask_to_tensor(self.mask[self.rows[top:bottom]][:, self.columns[left:right]]).to(self.device)
+        return mask_to_tensor(self.mask[np.ix_(self.rows[top:bottom], self.columns[left:right])]).to(self.device)
 
     def put(self, out: Pixels, made: Tensor, top: int, left: int) -> None:
         """Write (1, 3, h, w) into the picture of the photo's size, leaving out what was only padding."""

@@ -32,9 +32,13 @@ class PublishedNets:
     def __init__(self, shared: Path, folder: Path) -> None:
         self.maker = maker(shared)
         self.folder = folder
-        self.load = cache(self._load)
+        self._loaded = cache(self._load)
 
-    def _load(self, filled: str, ours: str, flavour: Flavour = "random", unet_bias: float | None = None) -> nn.Module:
+    def load(self, filled: str, ours: str, flavour: Flavour = "random", unet_bias: float | None = None) -> nn.Module:
+        """Each once, whether the caller names the defaults or not."""
+        return self._loaded(filled, ours, flavour, unet_bias)
+
+    def _load(self, filled: str, ours: str, flavour: Flavour, unet_bias: float | None) -> nn.Module:
         state = self.maker.state_dict(filled, flavour, unet_bias=unet_bias)
         path = self.folder / f"{filled}.pth"
         # The detector's file holds more than its weights. One file in the older serialization: they are from 2020.

@@ -194,13 +194,13 @@ def test_whole_run_restored(flavour: Flavour, mode: str, shared: Path, published
 def test_whole_run_faces(mode: str, size: int, shared: Path, published: PublishedNets) -> None:
     run = shared / "reference" / "e2e" / "passthrough" / mode
     generator = published.load(f"face_{size}", f"face_generator_{size}")
-    crops = sorted((run / "faces_out").glob("*.png")) or sorted((run / "faces_in").glob("*.png"))
+    # What the goldens store both sides of; one of 512 pixels, since each takes 10 s and test_parity_nets has another.
+    stored = {path.name for path in (run / "faces_out").glob("*.png")}
+    crops = [path for path in sorted((run / "faces_in").glob("*.png")) if path.name in stored]
     assert crops
-    for path in crops:
-        if not (run / "faces_in" / path.name).is_file() or not (run / "faces_out" / path.name).is_file():
-            continue  # only what the goldens store both sides of
+    for path in crops if size == 256 else crops[-1:]:
         with torch.inference_mode():
-            after = to_pixels(generator(to_tensor(picture(run / "faces_in" / path.name))), np.uint8)
+            after = to_pixels(generator(to_tensor(picture(path))), np.uint8)
         assert np.abs(after.astype(int) - picture(run / "faces_out" / path.name)).max() <= 2, path.name
 
 

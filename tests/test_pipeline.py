@@ -18,11 +18,12 @@ from PIL import Image
 import oldphoto
 from oldphoto import weights
 from oldphoto.blending import blend
+from oldphoto.colour import bands
 from oldphoto.errors import OutOfMemoryError, UsageError
 from oldphoto.faces import detect_faces
 from oldphoto.image import Photo, read_photo, write_photo
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, Restorer, choose_device, restore
+from oldphoto.pipeline import Models, Restorer, choose_device, grey_again, restore
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
 from oldphoto.translation import Plan, Translated
 from tests.pictures import adobe_rgb, press_profile, prophoto_rgb, saved, tiff
@@ -41,6 +42,12 @@ def models() -> Models:
 @pytest.fixture(scope="module")
 def couple() -> Photo:
     return read_photo(EXAMPLES / "couple_1855.webp")
+
+
+@pytest.fixture(scope="module")
+def small(couple: Photo) -> Photo:
+    """At half the size, both faces are still found."""
+    return Photo.from_array(np.array(couple.pixels[::2, ::2], np.uint8))
 
 
 def crop(photo: Photo, height: int, width: int) -> Photo:
@@ -127,9 +134,9 @@ def test_a_mask_of_another_size_is_refused(models: Models, couple: Photo) -> Non
         restore(couple, models, PLAIN, np.zeros((4, 4), np.bool_))
 
 
-def test_faces_are_found_and_the_rest_stays_bit_identical(models: Models, couple: Photo) -> None:
-    whole = restore(couple, models, Options())
-    without = restore(couple, models, PLAIN)
+def test_faces_are_found_and_the_rest_stays_bit_identical(models: Models, small: Photo) -> None:
+    whole = restore(small, models, Options())
+    without = restore(small, models, PLAIN)
     assert len(whole.faces) == 2
     assert all(face.after is not None for face in whole.faces)
     changed = (whole.photo.pixels != without.photo.pixels).any(axis=2)
@@ -143,10 +150,10 @@ def test_faces_are_found_and_the_rest_stays_bit_identical(models: Models, couple
 
 
 def test_faces_can_be_chosen_by_number_size_and_strength(
-    models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
+    models: Models, small: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oldphoto.pipeline.translate_photo", lambda pixels, *_, **__: Translated(pixels, WHOLE))
-    photo = Photo(np.array(couple.pixels[::2, ::2], np.uint8))
+    photo = small
     listed = detect_faces(photo.pixels)
     assert len(listed) == 2
 
@@ -177,9 +184,9 @@ def test_faces_can_be_chosen_by_number_size_and_strength(
 
 
 def test_faces_hidden_by_damage_are_found_in_the_restored_photo(
-    models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
+    models: Models, small: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clean = np.array(couple.pixels[::2, ::2], np.uint8)
+    clean = small.pixels
     hidden = clean.copy()
     left, top, right, bottom = (round(edge) for edge in detect_faces(clean)[0].bounds)
     hidden[top:bottom, left:right] = 255
@@ -222,11 +229,11 @@ def test_restorer_takes_pillow_and_arrays(couple: Photo) -> None:
     assert oldphoto.Restorer is Restorer
 
 
-def test_masks_do_not_depend_on_the_precision(models: Models, couple: Photo) -> None:
+def test_masks_do_not_depend_on_the_precision(models: Models, small: Photo) -> None:
     half = Models(models.weight_set, "cpu", "bf16")
-    found = [one.find_scratches(couple.pixels, None) for one in (models, half)]
+    found = [one.find_scratches(small.pixels, None) for one in (models, half)]
     with half.inference():
-        found.append(half.find_scratches(couple.pixels, None))
+        found.append(half.find_scratches(small.pixels, None))
     assert found[0].any()
     assert all(np.array_equal(found[0], mask) for mask in found[1:])
 
@@ -259,8 +266,9 @@ def test_running_out_of_memory_has_its_own_error(
     assert "--model compact" in caught.value.advice
 
 
-def test_compact_needs_no_network(tmp_path: Path) -> None:
+def test_compact_needs_no_network(tmp_path: Path, small: Photo) -> None:
     """The command with every socket refused and no cache: scratches and faces included."""
+    write_photo(small, tmp_path / "photo.webp")
     guard = tmp_path / "sitecustomize.py"
     guard.write_text(
         "import socket\n"
@@ -277,7 +285,7 @@ def test_compact_needs_no_network(tmp_path: Path) -> None:
         "-m",
         "oldphoto",
         "restore",
-        str(EXAMPLES / "couple_1855.webp"),
+        str(tmp_path / "photo.webp"),
         "-o",
         str(tmp_path / "o.webp"),
     ]
@@ -285,8 +293,8 @@ def test_compact_needs_no_network(tmp_path: Path) -> None:
         [*command, "--with-scratch", "--model", "compact"], env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    with Image.open(tmp_path / "o.webp") as after, Image.open(EXAMPLES / "couple_1855.webp") as before:
-        assert after.size == before.size
+    with Image.open(tmp_path / "o.webp") as after:
+        assert after.size == (small.width, small.height)
     assert socket.socket.connect is not None
 
 
@@ -303,6 +311,20 @@ def test_detection_sizes_are_bounded() -> None:
 def test_grey_is_pillows(couple: Photo) -> None:
     ours = np.rint((grey_tensor(couple.pixels)[0, 0].numpy() + 1) * 127.5)
     assert np.array_equal(ours, np.asarray(couple.to_pillow().convert("RGB").convert("L"), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_of_large_photos_is_made_in_bands(
+    dtype: type[np.unsignedinteger[Any]], couple: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = couple.pixels[:90, :70].astype(dtype) * dtype(np.iinfo(dtype).max // 255)
+    whole = grey_tensor(pixels), grey_again(pixels)
+    monkeypatch.setattr("oldphoto.colour._AT_ONCE", 1000)
+    assert len(bands(pixels)) > 5
+    assert torch.equal(grey_tensor(pixels), whole[0])
+    assert np.array_equal(grey_again(pixels), whole[1])
+    assert whole[1].dtype == dtype
+    assert np.abs(whole[0][0, 0].numpy() + 1.0 - whole[1][..., 1] / (np.iinfo(dtype).max / 2)).max() < 0.01
 
 
 def test_dilation_equals_scipy() -> None:

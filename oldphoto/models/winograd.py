@@ -50,15 +50,21 @@ _KERNEL, _TILE, _BACK = _transforms()
 class Conv3x3(nn.Conv2d):
     """nn.Conv2d of 3 x 3 and stride 1, which without gradients takes the quicker way."""
 
+    bias: nn.Parameter  # always there
+
     def __init__(self, channels_in: int, channels_out: int, padding: int = 0) -> None:
         super().__init__(channels_in, channels_out, 3, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, channels_out, H - 2 + 2 padding, W - 2 + 2 padding)."""
-        padding = cast("tuple[int, int]", self.padding)
-        if has_torch_function_unary(x) or not wins(x, self.weight, padding):
-            return F.conv2d(x, self.weight, self.bias, 1, padding)
-        return convolved(x, transformed(self.weight), self.bias, padding)
+        return conv3x3(x, self.weight, self.bias, cast("tuple[int, int]", self.padding))
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    """F.conv2d of stride 1, by the quicker way. x: (N, I, H, W); weight: (O, I, 3, 3); padding: as of convolved()."""
+    if has_torch_function_unary(x) or not wins(x, weight, padding):
+        return F.conv2d(x, weight, bias, 1, padding)
+    return convolved(x, transformed(weight), bias, padding)
 
 
 def wins(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
