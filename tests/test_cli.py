@@ -52,10 +52,12 @@ class Calls:
         provenance: bool,
         signed: bool,
         tell: Any,
+        jobs: int | None,
     ) -> Work:
         model, offline = self.wanted
         self.loads.append((model, device, precision, offline))
         self.options = options
+        self.jobs = jobs
         return Work(self.restore, Setting(options, weight_set.name, weight_set.hashes, provenance=provenance))
 
     def restore(self, photo: Photo, mask: Any) -> Any:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from oldphoto import batch, image, manifest
-from oldphoto.arrivals import arrivals
+from oldphoto.arrivals import PAUSE_SECONDS, arrivals
 from oldphoto.batch import Planned, Shard
 from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError
 from oldphoto.manifest import Manifest, Setting
@@ -355,23 +355,46 @@ def test_a_photo_is_taken_once_it_is_no_longer_written_to(tmp_path: Path) -> Non
         lambda: None,
     ]
     looks: list[str] = []
-
-    def sleep(seconds: float) -> None:
-        looks.append("look")
-        if not steps:
-            raise KeyboardInterrupt
-        steps.pop(0)()
+    now = 0.0
 
     def waiting() -> batch.Plan:
         return make_plan(tmp_path, existing="skip")
 
     with pytest.raises(NoInputError):
         waiting()
-    found = arrivals(waiting, sleep)
-    with suppress(KeyboardInterrupt):
-        for photo in found:
+    for photo in arrivals(waiting, clock=lambda: now):  # noqa: B023 - the clock is to follow it
+        if photo is not None:
             looks.append(photo.source.name)
-    assert looks == ["look"] * 3 + ["a.png", "look", "b.png", "look", "look", "look", "a.png", "look"]
+            continue
+        looks.append("none")
+        if not steps:
+            break
+        now += PAUSE_SECONDS
+        steps.pop(0)()
+    assert looks == ["none"] * 3 + ["a.png", "none", "b.png", "none", "none", "none", "a.png", "none"]
+
+
+def test_a_photo_is_not_taken_before_its_time_nor_while_it_is_in_work(folder: Path) -> None:
+    now = 0.0
+    in_work = {folder / "in/b.png"}
+    plans: list[float] = []
+
+    def waiting() -> batch.Plan:
+        plans.append(now)
+        return make_plan(folder, existing="skip")
+
+    found = arrivals(waiting, in_work, lambda: now)
+    assert next(found) is None
+    now = PAUSE_SECONDS * 0.9
+    assert next(found) is None
+    assert plans == [0.0]
+    now = PAUSE_SECONDS
+    assert [photo and photo.source.name for photo in islice(found, 4)] == ["a.png", "c.png", "d.png", None]
+    in_work.clear()
+    now = PAUSE_SECONDS * 2
+    assert next(found) is None  # seen for the first time
+    now = PAUSE_SECONDS * 3
+    assert [photo and photo.source.name for photo in islice(found, 2)] == ["b.png", None]
 
 
 def test_a_watched_folder_is_restored_until_ctrl_c(folder: Path) -> None:
