@@ -73,6 +73,21 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return planes.view(*x.shape[:2], *size)
 
 
+class Conv1x1(nn.Conv2d):
+    """nn.Conv2d of 1 x 1, whose values on the CPU are the same whatever the number of threads."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels_in, H, W) -> (N, channels_out, H, W)."""
+        if has_torch_function_unary(x) or x.device.type != "cpu" or torch.is_grad_enabled():
+            return F.conv2d(x, self.weight, self.bias)
+        # torch takes another way to convolve, which sums in another order, where it has one thread.
+        cells = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+        return F.linear(cells, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+
+
 class Reflection(torch.autograd.Function):
     """As F.pad does, in the memory format of x: torch's own kernel for CUDA goes by way of a channels-first copy, which
     the next convolution has to undo, and its gradient adds every value atomically."""

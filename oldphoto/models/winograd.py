@@ -127,10 +127,10 @@ def convolved(x: Tensor, kernel: Kernel, bias: Tensor | None, padding: tuple[int
                 target.view(*whole.shape)[:] = whole
             rooms.append(room)
 
-    if at_once == 1:
+    if torch.get_num_threads() == 1:
         for block in blocks:
             fill(block)
-    else:
+    else:  # a single block, too: shared out, its products are rounded otherwise
         for _ in _workers(torch.get_num_threads()).map(fill, blocks):
             pass
     return out.permute(0, 3, 1, 2)
