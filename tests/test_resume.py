@@ -261,6 +261,72 @@ def test_ctrl_c_ends_the_run_with_whole_files_and_a_summary(folder: Path) -> Non
     assert len(manifest.read(folder / "run.jsonl")) == 1
 
 
+# Two photos in work in torch and one half written when Ctrl-C comes; the first is done.
+AT_ONCE = """
+import signal, sys, time
+import torch
+from oldphoto import batch, cli, image
+from oldphoto.memory import line
+from tests.test_resume import negative, setting
+
+def restore(photo, mask):
+    with line.admitted(1, 1 << 60):
+        seen.append(photo)
+        place = len(seen)
+        while place in (2, 3):
+            torch.conv2d(torch.ones(1, 64, 200, 200), torch.ones(64, 64, 3, 3))
+            if len(seen) == 4:
+                tell("ready")
+    return negative(photo, mask)
+
+def write(photo, handle, quality):
+    write_png(photo, handle, quality)
+    while len(seen) == 4 and photo is not first[0]:
+        time.sleep(0.01)
+
+def tell(word):
+    if word not in told:
+        told.append(word)
+        print(word, flush=True)
+
+def write_first(photo, handle, quality):
+    first.append(photo)
+    image._WRITERS["PNG"] = write
+    write_png(photo, handle, quality)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+seen, told, first = [], [], []
+write_png, image._WRITERS["PNG"] = image._WRITERS["PNG"], write_first
+cli.load_models = lambda *_: batch.Work(restore, setting(), places=3, share=lambda at_once: torch.set_num_threads(1))
+cli.main()
+"""
+
+
+def test_ctrl_c_stops_all_that_are_in_work_and_the_next_run_does_them(folder: Path) -> None:
+    log = folder / "out/run.jsonl"
+    arguments = ["restore", folder / "in", "-o", folder / "out", "--model", "compact", "--manifest", log]
+    with subprocess.Popen(
+        [sys.executable, "-c", AT_ONCE, *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        _, said = run.communicate(timeout=60)
+        took = time.monotonic() - sent
+    assert run.returncode == 130, said
+    assert said.splitlines()[-1] == "1 restored, interrupted with 3 to go"
+    assert took < 30  # a fraction of a second where the machine is idle
+    whole = [path.name for path in (folder / "out").iterdir()]
+    assert len(whole) == 2, whole  # one photo and the manifest: no part of another
+    assert len(manifest.read(log)) == 1
+    assert sorted(go_on(folder)) == sorted(set(NAMES) - set(whole))
+
+
 # ---- what can go wrong with the disk ----
 
 
