@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -127,12 +127,7 @@ def convolved(x: Tensor, kernel: Kernel, bias: Tensor | None, padding: tuple[int
                 target.view(*whole.shape)[:] = whole
             rooms.append(room)
 
-    if torch.get_num_threads() == 1:
-        for block in blocks:
-            fill(block)
-    else:  # a single block, too: shared out, its products are rounded otherwise
-        for _ in _workers(torch.get_num_threads()).map(fill, blocks):
-            pass
+    each_alone(fill, blocks)
     return out.permute(0, 3, 1, 2)
 
 
@@ -211,6 +206,20 @@ def _products(strip: Tensor, kernel: Tensor, rooms: Tensor) -> Tensor:
     half = torch.mm(back, product.view(TILE, -1), out=room(0, STEP, product.numel() // TILE)).view(STEP, TILE, -1)
     square = torch.bmm(back.expand(STEP, STEP, TILE), half, out=room(1, STEP, STEP, half.shape[2]))
     return square.view(STEP, STEP, n, down, across, -1).permute(2, 3, 1, 4, 0, 5)
+
+
+Item = TypeVar("Item")
+
+
+def each_alone(work: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """Do the work for each item in a thread in which torch has one thread, so that sums are the same whatever the
+    number of threads here. For a single item, too: shared out, it would be rounded otherwise."""
+    if torch.get_num_threads() == 1:
+        for item in items:
+            work(item)
+    else:
+        for _ in _workers(torch.get_num_threads()).map(work, items):
+            pass
 
 
 _own = threading.local()
