@@ -1,4 +1,4 @@
-"""Inputs -> planned outputs, every collision refused before any work -> restore each -> summary.
+"""Inputs -> planned outputs, every collision refused before any work -> restore each, several at once -> summary.
 
 Nothing here knows a network: `run` is given the function that restores one photo.
 """
@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +39,7 @@ from oldphoto.errors import (
     WeightsUnavailableError,
 )
 from oldphoto.faces import Detection, Detector, detect_faces, draw_faces
+from oldphoto.flight import Flight
 from oldphoto.image import (
     DEFAULT_MAX_PIXELS,
     PHOTO_SUFFIXES,
@@ -71,7 +73,7 @@ from oldphoto.manifest import (
     peak_memory,
     versions,
 )
-from oldphoto.memory import out_of_memory, ran_out
+from oldphoto.memory import line, out_of_memory, ran_out
 from oldphoto.options import Options
 from oldphoto.provenance import ENHANCED, GENERATED, Step, merged
 from oldphoto.weights import needed_nets
@@ -206,13 +208,18 @@ class Shard:
 class Work:
     """What restores photos once weights are loaded.
 
-    restore: one photo. setting: what the run's records say of options and weights.
+    restore: one photo, which is read at the head of memory.line and leaves it as soon as it is admitted.
+    setting: what the run's records say of options and weights.
     device_memory: the most memory, in bytes, that the graphics card has held since it was last asked.
+    places: so many photos may be in work at once, each in a thread of its own, which calls `share` with how many are;
+    the thread of the run calls it in the end, with 1.
     """
 
     restore: RestoreOne
     setting: Setting
     device_memory: Callable[[], int | None] = lambda: None
+    places: int = 1
+    share: Callable[[int], None] = lambda at_once: None
 
 
 def work_with(
@@ -222,11 +229,16 @@ def work_with(
     provenance: bool = True,
     signed: bool = False,
     tell: Callable[[str], None] | None = None,
+    jobs: int | None = None,
 ) -> Work:
     """What restores photos with these networks; provenance and signed as in Setting.
 
     tell: is told beforehand how each photo is translated, and what memory and disk that takes.
+    jobs: how many photos are in work at once, as in Models.places.
     """
+    import torch
+
+    from oldphoto import threads
     from oldphoto.pipeline import plan, restore
 
     names = models.weight_set
@@ -243,7 +255,8 @@ def work_with(
             tell(f"translating {photo.width} x {photo.height} pixels {way}")
         return restore(photo, models, options, mask)
 
-    return Work(restore_one, setting, models.peak_memory)
+    share = partial(threads.share, torch.get_num_threads())
+    return Work(restore_one, setting, models.peak_memory, models.places(jobs), share)
 
 
 @dataclass(frozen=True)
@@ -466,7 +479,7 @@ def _stale(photo: Planned, record: Record, setting: Setting) -> str | None:
 
 
 def run(
-    photos: Iterable[Planned],
+    photos: Iterable[Planned | None],
     load: Callable[[], Work],
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
@@ -476,34 +489,89 @@ def run(
     on_start: Callable[[Planned], None] = lambda planned: None,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Summary:
-    """Restore the photos one after the other; a photo that fails is recorded and the next one is taken.
+    """Restore the photos, as many at once as the work has places; one that fails is recorded and the others go on.
 
+    photos: are taken one by one, when there is a place for them. None says that no more have arrived yet; it is asked
+        again after a moment.
     load: gives what restores photos. It is called once, and only if there is a photo to try, so that a run with nothing
         to do fetches and loads no weights. Its errors end the run.
     max_pixels: as in read_photo.
     look_room: `on_done` is given each restored photo's look, made with so many bytes; None makes none.
     keep: takes each photo's record: of a restored one before its output takes its name, so that no output is without.
-    sign: is given each finished output, under a temporary name, to sign it in place.
+        It is called by the threads that restore.
+    sign: is given each finished output, under a temporary name, to sign it in place; called by these threads, too.
+    on_start, on_done: are called by the thread of the run; on_done, as the outcomes are, in the order in which photos
+        are done, which is their own where one is in work at a time.
     Ctrl-C ends the run between two whole files. Weights that are missing or damaged end it with their error, since no
     other photo could do better.
     """
     outcomes: list[Outcome] = []
     work: Work | None = None
+    coming = iter(photos)
+    flying: set[Planned] = set()
+    flight = Flight[Outcome]()
+
+    def keep_unless_stopped(record: Record) -> None:
+        if flight.stopped:  # left behind by a run that has ended
+            raise KeyboardInterrupt
+        if keep is not None:
+            keep(record)
+
+    def restored(planned: Planned, work: Work, at_once: int) -> Outcome:
+        work.share(at_once)
+        return restore_file(planned, work, max_pixels, look_room, keep_unless_stopped, sign)
+
+    def done(outcome: Outcome) -> None:
+        flying.discard(outcome.planned)
+        if outcome.error is not None and keep is not None:
+            keep(outcome.record)
+        outcomes.append(replace(outcome, look=None))  # all of them would fill the memory
+        on_done(outcome)
+
+    all_here = interrupted = False
     try:
-        for planned in photos:
-            if planned.problem is not None:
-                outcome = failed(planned, planned.problem)
-            else:
-                work = work or load()
+        while flight.busy or not all_here:
+            ready: list[Planned] = []
+            arrived = True
+            while arrived and not all_here and flight.busy + len(ready) < (1 if work is None else work.places):
+                try:
+                    planned = next(coming)
+                except StopIteration:
+                    all_here = True
+                    break
+                if planned is None:
+                    arrived = False
+                elif planned.problem is not None:
+                    done(failed(planned, planned.problem))
+                else:
+                    work = work or load()
+                    ready.append(planned)
+            at_once = flight.busy + len(ready)
+            for planned in ready:
+                assert work is not None
                 on_start(planned)
-                outcome = restore_file(planned, work, max_pixels, look_room, keep, sign)
-            if outcome.error is not None and keep is not None:
-                keep(outcome.record)
-            outcomes.append(replace(outcome, look=None))  # all of them would fill the memory
-            on_done(outcome)
+                flying.add(planned)
+                flight.start(partial(restored, planned, work, at_once))
+            if (at_once or not arrived) and (outcome := flight.next()) is not None:
+                done(outcome)
     except KeyboardInterrupt:
-        return Summary(tuple(outcomes), interrupted=True)
-    return Summary(tuple(outcomes), interrupted=False)
+        interrupted = True
+    finally:
+        for outcome in flight.stop():
+            if outcome.error is None:  # else it may be the interrupt's doing
+                done(outcome)
+        for planned in flying:
+            _remove_parts(planned)
+        if work is not None:
+            work.share(1)
+    return Summary(tuple(outcomes), interrupted)
+
+
+def _remove_parts(planned: Planned) -> None:
+    """What a photo that was interrupted may have left half written."""
+    for target in (planned.target, planned.mask_target, planned.comparison):
+        if target is not None:
+            remove_parts(target)
 
 
 def large_or_not(photos: Sequence[Planned] | None, options: Options) -> set[bool]:
@@ -635,7 +703,9 @@ def restore_file(
             record["saved_mask"] = file_facts(planned.mask_target)
 
     try:
-        write_pages(restored(), planned.target, quality=setting.options.quality, before_move=finish)
+        # Read at the head of the line, which it leaves once it is admitted: no more than one photo waits decoded.
+        with line:
+            write_pages(restored(), planned.target, quality=setting.options.quality, before_move=finish)
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
     except Exception as error:

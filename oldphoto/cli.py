@@ -515,6 +515,17 @@ def restore(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray workers; by default what the cluster holds.", show_default=False)
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            metavar="N",
+            help="Photos in work at once on the processor, as far as memory allows; by default one for each core.",
+            show_default=False,
+        ),
+    ] = None,
     max_memory: Annotated[
         str | None,
         typer.Option(
@@ -549,6 +560,8 @@ def restore(
         raise UsageError("--watch takes no other input and no --dry-run", "give the folder alone")
     if engine is Engine.LOCAL and (ray_address or workers):
         raise UsageError("--ray-address and --workers are of --engine ray", "add --engine ray")
+    if engine is Engine.RAY and jobs:
+        raise UsageError("--jobs is of --engine local", "give --workers")
     if engine is Engine.RAY and watch:
         raise UsageError("--watch does not go with --engine ray", "run --watch without it")
     pipes = bool(inputs and "-" in inputs) or output == "-"
@@ -624,7 +637,8 @@ def restore(
 
         def load() -> Work:
             tell = report.say if verbose else None
-            return load_models(weight_set(), options, device, precision.value, provenance, signer is not None, tell)
+            signed = signer is not None
+            return load_models(weight_set(), options, device, precision.value, provenance, signed, tell, jobs)
 
         if plan is not None:
             if records:
@@ -638,7 +652,8 @@ def restore(
             report.planned(plan)
             if dry_run:
                 raise typer.Exit(report.dry_run(plan))
-        photos = arrivals.arrivals(lambda: make_plan("skip")) if plan is None else plan.photos
+        in_work: set[Path] = set()
+        photos = arrivals.arrivals(lambda: make_plan("skip"), in_work) if plan is None else plan.photos
         keep = None
         if manifest or resume:
             path = cast("Path", manifest or resume)
@@ -648,14 +663,19 @@ def restore(
             replace = overwrite or skip_existing or resume is not None
             page = stack.enter_context(open_page(page_path, plan, records, overwrite=replace))
 
+        def started(photo: Planned) -> None:
+            in_work.add(photo.source)
+            report.photo_started(photo)
+
         def done(outcome: Outcome) -> None:
+            in_work.discard(outcome.planned.source)
             report.photo_done(outcome)
             if page is not None:
                 page.add(outcome.record, outcome.look)
 
         run: Callable[..., Summary] = batch.run
         if engine is Engine.RAY:
-            if any(photo.problem is None for photo in photos):
+            if plan is not None and any(photo.problem is None for photo in plan.photos):
                 load = partial(
                     load_on_node, weight_set(), options, device, precision.value, provenance, signer is not None
                 )
@@ -668,7 +688,7 @@ def restore(
                 look_room=None if page is None else page.room,
                 keep=keep,
                 sign=None if signer is None else signer.sign,
-                on_start=report.photo_started,
+                on_start=started,
                 on_done=done,
             )
         if page is not None:
@@ -771,13 +791,15 @@ def load_models(
     provenance: bool,
     signed: bool,
     tell: Callable[[str], None] | None = None,
+    jobs: int | None = None,
 ) -> Work:
-    """Load the networks, once, and give what restores one photo. tell: is told what each photo is going to take."""
+    """Load the networks, once, and give what restores photos. tell: is told what each photo is going to take. jobs: how
+    many are in work at once."""
     from oldphoto import batch
     from oldphoto.pipeline import Models
 
     models = Models.load(weight_set, device, precision)
-    return batch.work_with(models, options, provenance=provenance, signed=signed, tell=tell)
+    return batch.work_with(models, options, provenance=provenance, signed=signed, tell=tell, jobs=jobs)
 
 
 class Downloads:

@@ -83,8 +83,8 @@ class Record(TypedDict):
 
     output: of a failed photo, where it would have gone, without hash and sizes. mask: the user's own. mask_share: of
     the pixels, in 0..1, those repaired as damage; null without a mask. source_type: IPTC's DigitalSourceType.
-    seconds: from reading to written, and `stages` of it. peak_memory_bytes: of the process so far;
-    peak_device_memory_bytes: of the graphics card, for this photo.
+    seconds: from reading to written, waiting for memory included, and `stages` of it. peak_memory_bytes: of the process
+    so far, all photos in work; peak_device_memory_bytes: of the graphics card, for this photo.
     """
 
     version: int
@@ -180,13 +180,13 @@ class Manifest:
         The line of a failed photo waits for the next call instead: a disk that is full for a while loses none.
         """
         line = self._line(record)
-        try:
-            with self._lock:
+        with self._lock:
+            try:
                 self._write(line)
-        except OSError as error:
-            if record["status"] != "failed":
-                raise _access_error("write", self.path, error) from error
-            self._waiting += line
+            except OSError as error:
+                if record["status"] != "failed":
+                    raise _access_error("write", self.path, error) from error
+                self._waiting += line
 
     def _write(self, line: bytes) -> None:
         data = self._waiting + line

@@ -1,8 +1,14 @@
-"""How much memory there is, how much this process holds, and whether an error says that it ran out. No torch."""
+"""How much memory there is, how much this process holds, and whether an error says that it ran out. No torch.
+
+The photos in work at once share it: see Line.
+"""
 
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -32,9 +38,74 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+class Line:
+    """Where photos wait until there is memory for them beside those in work.
+
+    As a context it is the place at its head, which a thread keeps until its photo is admitted, or until it leaves: no
+    smaller photo goes first, and who reads the photo there sees to it that only one waits decoded. A photo that fits
+    beside no other is admitted alone.
+    """
+
+    LOOK_SECONDS = 0.2  # memory may become free without notice; and a thread that waits for ever cannot be interrupted
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._head = 0  # the thread there
+        self._needs: list[int] = []
+        self._before = 0  # what the process held when the first of the photos in work was admitted
+
+    def __enter__(self) -> Line:
+        own = threading.get_ident()
+        with self._change:
+            while self._head not in (0, own):
+                self._change.wait(self.LOOK_SECONDS)
+            self._head = own
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._change:
+            if self._head == threading.get_ident():
+                self._head = 0
+                self._change.notify_all()
+
+    def held(self) -> int:
+        """Bytes this process holds besides what is for the photos in work, which may not have taken it yet."""
+        needs = self._needs.copy()
+        return max(self._before, resident() - sum(needs)) if needs else resident()
+
+    @contextmanager
+    def admitted(self, need: int, most: int) -> Iterator[int]:
+        """Wait until a photo that takes `need` bytes fits, the process staying below `most`; it is in work meanwhile.
+
+        Gives how many such photos fit at once.
+        """
+        with self, self._change:
+            while self._needs and self.held() + sum(self._needs) + need > most:
+                self._change.wait(self.LOOK_SECONDS)
+            if not self._needs:
+                self._before = resident()
+            self._needs.append(need)
+            fit = max(1, (most - self.held()) // max(1, need))
+        try:
+            yield fit
+        finally:
+            with self._change:
+                self._needs.remove(need)
+                self._change.notify_all()
+
+
+line = Line()
+
+
 def limit(chosen: int | None) -> int:
-    """What this process may hold in all, in bytes: as the user chose, or else a share of what is free."""
-    return resident() + int(available() * DEFAULT_SHARE) if chosen is None else chosen
+    """What this process may hold in all, in bytes: as the user chose, or else a share of what is free.
+
+    What photos in work have taken of it counts as free: the limit of one does not depend on the others.
+    """
+    if chosen is not None:
+        return chosen
+    held = line.held()
+    return held + int((available() + max(0, resident() - held)) * DEFAULT_SHARE)
 
 
 def ran_out(error: BaseException) -> bool:

@@ -6,10 +6,13 @@ blend -> photo
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -18,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from oldphoto import restraint, tone, weights
+from oldphoto import memory, restraint, threads, tone, weights
 from oldphoto.blending import blend
 from oldphoto.colour import bands, from_srgb, to_srgb
 from oldphoto.errors import UsageError
@@ -33,6 +36,7 @@ from oldphoto.faces import (
     enhance_faces,
     joined,
 )
+from oldphoto.flight import Flight
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact, load_published, placed
 from oldphoto.memory import limit, out_of_memory, ran_out
@@ -48,6 +52,8 @@ from oldphoto.translation import Plan, TranslationNets, plan_translation, transl
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
+
+    Image = Photo | PillowImage | NDArray[np.uint8] | NDArray[np.uint16]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 # How many faces go through the generator at once: bounds its memory on group photos.
@@ -82,7 +88,8 @@ class Restoration:
 
 
 def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = None) -> Restoration:
-    """Restore a photo. Nothing is read, written or printed.
+    """Restore a photo. Nothing is read, written or printed. Several threads may call it at once: a photo waits until
+    there is memory for it beside the others.
 
     mask: (H, W) bool of the photo's size, True = damaged, instead of detection. Raises UsageError for a mask of another
     size, and where only damage is to be repaired but none is given or looked for; OutOfMemoryError where the photo does
@@ -94,8 +101,9 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         raise UsageError(f"mask of {mask.shape[1]} x {mask.shape[0]} for a photo of {photo.width} x {photo.height}")
     large = options.large(photo.width, photo.height)
     trusted = mask is not None
+    damaged = trusted or options.with_scratch
     seconds: dict[Stage, float] = {}
-    with _memory_errors(photo), models.inference():
+    with _memory_errors(photo), models.inference(), _admitted(photo, damaged, models, options) as way:
         seen = to_srgb(photo.pixels, photo.icc)
         with _timed(seconds, "scratches"):
             if mask is not None:
@@ -107,9 +115,8 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
                 )
         with _timed(seconds, "translation"):
             toned, undone = _toned(seen, mask, models, options)
-            nets = models.translation(mask is not None, large)
-            most = limit(options.max_memory)
-            translated = translate_photo(toned, mask, nets, models.device, most, trusted=trusted)
+            nets = models.translation(damaged, large)
+            translated = translate_photo(toned, mask, nets, models.device, way, trusted=trusted)
             pixels = translated.pixels
             shares = _shares(toned, pixels, mask, models, options)
             if shares is not None:
@@ -178,8 +185,19 @@ def plan(size: tuple[int, int], depth: int, damaged: bool, models: Models, optio
     return plan_translation((size[1], size[0]), depth, damaged, nets, models.device, limit(options.max_memory))
 
 
+@contextmanager
+def _admitted(photo: Photo, damaged: bool, models: Models, options: Options) -> Iterator[Plan]:
+    """How the photo is translated, once there is memory for it. Where there is room for few such photos, each gets more
+    of the processor."""
+    most = limit(options.max_memory)
+    way = plan((photo.width, photo.height), photo.depth, damaged, models, options)
+    need = max(0, way.memory - memory.line.held())
+    with memory.line.admitted(need, most) as fit, threads.no_more_at_once(fit):
+        yield way
+
+
 class Models:
-    """The networks of one weight set on one device; each is loaded when first used, and once."""
+    """The networks of one weight set on one device; each is loaded when first used, and once, by whatever thread."""
 
     def __init__(self, weight_set: weights.WeightSet, device: str = "auto", precision: Precision = "fp32") -> None:
         if precision not in ("fp32", "fp16", "bf16"):
@@ -190,6 +208,7 @@ class Models:
         self._loaded: dict[str, nn.Module] = {}
         self._landmarks: Landmarks | None = None
         self._cnn_detector: Detector | None = None
+        self._loading = threading.Lock()
 
     @staticmethod
     def load(weight_set: weights.WeightSet, device: str = "auto", precision: str = "fp32") -> Models:
@@ -204,16 +223,18 @@ class Models:
     @property
     def landmarks(self) -> Landmarks:
         """The landmark model of the set."""
-        if self._landmarks is None:
-            self._landmarks = Landmarks(self._path("landmarks_68" if self.published else "landmarks_5"))
-        return self._landmarks
+        with self._loading:
+            if self._landmarks is None:
+                self._landmarks = Landmarks(self._path("landmarks_68" if self.published else "landmarks_5"))
+            return self._landmarks
 
     @property
     def cnn_detector(self) -> Detector:
         """dlib's convolutional face detector, whose file is there if the options asked for it."""
-        if self._cnn_detector is None:
-            self._cnn_detector = cnn_detector(self._path(weights.CNN_DETECTOR))
-        return self._cnn_detector
+        with self._loading:
+            if self._cnn_detector is None:
+                self._cnn_detector = cnn_detector(self._path(weights.CNN_DETECTOR))
+            return self._cnn_detector
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -272,11 +293,21 @@ class Models:
 
     def net(self, net: str) -> nn.Module:
         """A network of the set by its name in weights.lock, ready on the device."""
-        if net not in self._loaded:
-            path = self._path(net)
-            loaded = load_published(net, path, weights.derived_path(path)) if self.published else load_compact(path)
-            self._loaded[net] = placed(loaded, self.device)
-        return self._loaded[net]
+        with self._loading:
+            if net not in self._loaded:
+                path = self._path(net)
+                loaded = load_published(net, path, weights.derived_path(path)) if self.published else load_compact(path)
+                self._loaded[net] = placed(loaded, self.device)
+            return self._loaded[net]
+
+    def places(self, chosen: int | None = None) -> int:
+        """How many photos may be in work at once: as chosen, or else one for each thread that torch has; but one on
+        other devices than the processor. Raises UsageError where more are chosen there."""
+        if self.device.type == "cpu":
+            return threads.places(chosen)
+        if (chosen or 1) > 1:
+            raise UsageError(f"one photo at a time is in work on {self.device}", "leave the number of jobs out")
+        return 1
 
 
 class Restorer:
@@ -319,7 +350,7 @@ class Restorer:
 
     def restore(
         self,
-        image: Photo | PillowImage | NDArray[np.uint8] | NDArray[np.uint16],
+        image: Image,
         options: Options | None = None,
         mask: Mask | None = None,
     ) -> Restoration:
@@ -329,6 +360,44 @@ class Restorer:
         elif not isinstance(image, Photo):
             image = Photo.from_pillow(image)
         return restore(image, self.models, options or Options(), mask)
+
+    def restore_all(
+        self,
+        images: Iterable[Image],
+        options: Options | None = None,
+        *,
+        jobs: int | None = None,
+    ) -> Iterator[Restoration]:
+        """As restore, of each image, in their order; so many are in work at once, each with its part of the processor.
+
+        jobs: see Models.places. No more than so many images are taken ahead of what was given out. An error ends it.
+        """
+        places, whole = self.models.places(jobs), torch.get_num_threads()
+        coming = iter(images)
+        started = given = 0
+        done: dict[int, Restoration] = {}
+
+        def one(number: int, image: Image, at_once: int) -> tuple[int, Restoration]:
+            threads.share(whole, at_once)
+            return number, self.restore(image, options)
+
+        with Flight[tuple[int, Restoration]]() as flight:
+            try:
+                while True:
+                    ready = list(islice(coming, places - (started - given)))
+                    at_once = flight.busy + len(ready)
+                    for image in ready:
+                        flight.start(partial(one, started, image, at_once))
+                        started += 1
+                    if given == started:
+                        return
+                    if (landed := flight.next()) is not None:
+                        done[landed[0]] = landed[1]
+                    while given in done:
+                        yield done.pop(given)
+                        given += 1
+            finally:
+                torch.set_num_threads(whole)  # of this thread, and of new ones
 
 
 def choose_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oldphoto.errors import OutOfMemoryError
-from oldphoto.memory import gigabytes, out_of_memory, ran_out, resident
+from oldphoto.memory import gigabytes, line, out_of_memory, ran_out
 from oldphoto.models import winograd
 from oldphoto.models.blocks import resized
 from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side, spans
@@ -104,7 +104,7 @@ def plan_translation(
     would do, if not even the thinnest strips fit, or if there is no room for the temporary files.
     """
     height, width = _padded_size(size, nets)
-    held = resident() + height * width * (3 * depth // 8 + (10 if damaged else 0))
+    held = line.held() + height * width * (3 * depth // 8 + (10 if damaged else 0))
     if device.type == "cpu":
         held += winograd.memory(max(nets.mapping.config.channels))
     room = int((limit - held) * GIVEN_OUT)
@@ -163,18 +163,20 @@ def translate_photo(
     mask: NDArray[np.bool_] | None,
     nets: TranslationNets,
     device: torch.device,
-    limit: int,
+    limit: int | Plan,
     *,
     trusted: bool = True,
 ) -> Translated:
-    """Restore (H, W, 3) pixels of 8 or 16 bits, any H and W, the process staying below `limit` bytes.
+    """Restore (H, W, 3) pixels of 8 or 16 bits, any H and W, the process staying below `limit` bytes, or as planned.
 
     mask: (H, W) bool, True = damaged, or None. trusted: nothing of what lies under the mask is looked at. Otherwise
     networks that refine the photo may keep what was masked by mistake. Where memory runs out all the same, the parts
     worked on are halved, and a warning says so. Raises OutOfMemoryError.
     """
     size = (pixels.shape[0], pixels.shape[1])
-    plan = plan_translation(size, pixels.dtype.itemsize * 8, mask is not None, nets, device, limit)
+    plan = limit
+    if not isinstance(plan, Plan):
+        plan = plan_translation(size, pixels.dtype.itemsize * 8, mask is not None, nets, device, plan)
     photo = _Padded(pixels, mask, nets, device)
     warnings = _bounds(photo, nets)
     if plan.way == "strips":

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oldphoto import batch
+from oldphoto import batch, flight
 from oldphoto.batch import Naming, Outcome, Plan, Planned, Work
 from oldphoto.errors import (
     BadImageError,
@@ -26,7 +30,8 @@ from oldphoto.errors import (
     WeightsCorruptError,
 )
 from oldphoto.image import Photo
-from oldphoto.manifest import Setting
+from oldphoto.manifest import Record, Setting
+from oldphoto.memory import line
 from oldphoto.options import Options
 
 SETTING = Setting(Options(), "compact", {})
@@ -433,6 +438,143 @@ def test_a_folder_that_cannot_be_made_fails_before_the_work(album: Path) -> None
 def test_the_limit_on_pixels(album: Path, max_pixels: int | None, fits: bool) -> None:
     summary = run(batch.plan([str(album / "in/a.jpg")], str(album / "out")), max_pixels=max_pixels)
     assert isinstance(summary.outcomes[0].error, type(None) if fits else BadImageError)
+
+
+# ---- several at once ----
+
+
+class Crew:
+    """Restores `places` photos at once: each waits until so many are in work. By the red of a photo it does more."""
+
+    def __init__(self, places: int, by_red: dict[int, Any] | None = None) -> None:
+        self.together = threading.Barrier(places)
+        self.by_red = by_red or {}
+        self.shares: list[int] = []
+        self.work = Work(self.restore, SETTING, places=places, share=self.shares.append)
+
+    def restore(self, photo: Photo, mask: Any) -> Any:
+        with line.admitted(1, 1 << 60):
+            red = int(photo.pixels[0, 0, 0])
+            if red < 100:
+                self.together.wait(30)
+            if red in self.by_red:
+                self.by_red[red]()
+            return negative(photo, mask)
+
+
+def at_once(tmp_path: Path, crew: Crew, reds: list[int], **kwargs: Any) -> batch.Summary:
+    for number, red in enumerate(reds):
+        draw(tmp_path / f"in/{number}.png", colour=(red, 0, 0))
+    return batch.run(batch.plan([str(tmp_path / "in")], str(tmp_path / "out")).photos, lambda: crew.work, **kwargs)
+
+
+def spin() -> None:
+    while True:
+        time.sleep(0.001)
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def test_photos_are_in_work_at_once(tmp_path: Path) -> None:
+    started: list[str] = []
+    crew = Crew(3)
+    summary = at_once(tmp_path, crew, [1] * 6, on_start=lambda photo: started.append(photo.source.name))
+    assert summary.exit_code == ExitCode.DONE
+    assert started == [f"{number}.png" for number in range(6)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == started
+    # Three begin together; the thread of the run has all cores again in the end.
+    assert (crew.shares[:3], crew.shares[-1]) == ([3, 3, 3], 1)
+
+
+def test_outcomes_come_as_photos_are_done_and_in_the_thread_of_the_run(tmp_path: Path) -> None:
+    second = threading.Event()
+    seen: list[tuple[str, int]] = []
+
+    def done(outcome: Outcome) -> None:
+        seen.append((outcome.planned.source.name, threading.get_ident()))
+        second.set()
+
+    crew = Crew(2, {1: lambda: second.wait(30)})
+    summary = at_once(tmp_path, crew, [1, 2], on_done=done)
+    own = threading.get_ident()
+    assert seen == [("1.png", own), ("0.png", own)]
+    assert [outcome.planned.source.name for outcome in summary.outcomes] == ["1.png", "0.png"]
+
+
+def test_a_photo_that_fails_does_not_stop_those_beside_it(tmp_path: Path) -> None:
+    records: list[Record] = []
+    crew = Crew(2, {2: lambda: fail(ValueError("surprise"))})
+    summary = at_once(tmp_path, crew, [1, 2, 3, 4], keep=records.append)
+    assert summary.exit_code == ExitCode.SOME_FAILED
+    assert [(outcome.planned.source.name, str(outcome.error)) for outcome in summary.failed] == [("1.png", "surprise")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "2.png", "3.png"]
+    assert sorted(record["status"] for record in records) == ["failed", "restored", "restored", "restored"]
+
+
+def test_damaged_weights_end_the_run_for_those_beside_it(tmp_path: Path) -> None:
+    crew = Crew(2, {1: lambda: fail(WeightsCorruptError("mapping.safetensors is damaged")), 2: spin})
+    with pytest.raises(WeightsCorruptError):
+        at_once(tmp_path, crew, [1, 2, 3])
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_interrupted_run_counts_what_is_whole(tmp_path: Path) -> None:
+    def done(outcome: Outcome) -> None:
+        if not seen:
+            seen.append(outcome)
+            raise KeyboardInterrupt
+
+    seen: list[Outcome] = []
+    records: list[Record] = []
+    crew = Crew(2, {2: spin})
+    summary = at_once(tmp_path, crew, [1, 2, 3], keep=records.append, on_done=done)
+    assert summary.exit_code == ExitCode.INTERRUPTED
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.png"]
+    assert len(summary.outcomes) == len(records) == 1
+
+
+def test_what_is_left_behind_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "PATIENCE_SECONDS", 0.2)
+    go, gone = threading.Event(), threading.Event()
+
+    def deaf() -> None:
+        while not go.is_set():
+            with suppress(KeyboardInterrupt):
+                go.wait(1)
+
+    def done(outcome: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    crew = Crew(2, {2: deaf})
+    try:
+        summary = at_once(tmp_path, crew, [1, 2], on_done=done)
+        assert summary.interrupted
+    finally:
+        go.set()
+        gone.wait(1)
+    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["0.png"]
+
+
+def test_photos_that_have_not_arrived_hold_up_no_others(tmp_path: Path) -> None:
+    """As --watch has it: what is done is told while there is nothing new."""
+    names = iter(["a", "b"])
+    told: list[str] = []
+
+    def coming() -> Iterator[Planned | None]:
+        for name in names:
+            yield Planned(draw(tmp_path / f"{name}.png"), tmp_path / f"out/{name}.png")
+            while name not in told:
+                yield None
+
+    summary = batch.run(
+        coming(),
+        lambda: Work(negative, SETTING, places=3),
+        on_done=lambda outcome: told.append(outcome.planned.source.stem),
+    )
+    assert told == ["a", "b"]
+    assert summary.exit_code == ExitCode.DONE
 
 
 # ---- face crops ----

@@ -37,6 +37,7 @@ class Calls:
         self.large: set[bool] = set()
         self.masked: list[bool] = []
         self.error: BaseException | None = None
+        self.jobs: int | None = None
 
     def find(self, photos: Any, options: Options, model: str, *, offline: bool, masks: bool, report: Any) -> Any:
         self.wanted = (model, offline)
@@ -52,10 +53,12 @@ class Calls:
         provenance: bool,
         signed: bool,
         tell: Any,
+        jobs: int | None,
     ) -> Work:
         model, offline = self.wanted
         self.loads.append((model, device, precision, offline))
         self.options = options
+        self.jobs = jobs
         return Work(self.restore, Setting(options, weight_set.name, weight_set.hashes, provenance=provenance))
 
     def restore(self, photo: Photo, mask: Any) -> Any:
@@ -559,6 +562,15 @@ def test_failures_while_loading_have_their_codes(
     assert done.exit_code == {"MemoryError": 9, "KeyboardInterrupt": 130}.get(type(error).__name__, 7)
     if isinstance(error, WeightsUnavailableError):
         assert done.stderr.splitlines() == ["error: no hub", "       try this"]
+
+
+def test_how_many_photos_are_in_work_is_for_the_user_to_say(tmp_path: Path, calls: Calls) -> None:
+    draw(tmp_path / "a.jpg")
+    for options, jobs in (([], None), (["--jobs", 3], 3), (["-j1"], 1)):
+        assert oldphoto("restore", tmp_path / "a.jpg", "-o", tmp_path / "out/", "--overwrite", *options).exit_code == 0
+        assert calls.jobs == jobs
+    for wrong in (["--jobs", 0], ["--jobs", 2, "--engine", "ray"]):
+        assert oldphoto("restore", tmp_path / "a.jpg", "-o", tmp_path / "new/", *wrong).exit_code == 2
 
 
 def test_a_bug_in_a_single_run_is_a_traceback(tmp_path: Path, calls: Calls) -> None:

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "oldphoto"
 # From the bottom up. A module imports from lower rows only; the modules of `training` may import one another.
 LAYERS = [
     {"errors"},
-    {"memory", "options", "colour", "decoders", "exif"},
+    {"memory", "options", "colour", "decoders", "exif", "flight", "threads"},
     {"photo"},
     {"heif", "jpeg2000", "netpbm", "plugins", "png", "tiff"},
     {"models.winograd"},

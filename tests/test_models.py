@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from oldphoto.loading import Config, build
 from oldphoto.models import mapping as mapping_module
-from oldphoto.models.blocks import Reflection, moments, normalise, resized
+from oldphoto.models.blocks import Conv1x1, Doubling, Reflection, moments, normalise, resized
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig, means
@@ -290,3 +290,23 @@ def test_resizing_is_bilinear_whatever_the_number_of_threads() -> None:
     assert all(torch.equal(made[0], other) for other in made)
     expected = F.interpolate(x, size=(266, 420), mode="bilinear", align_corners=False)
     torch.testing.assert_close(made[0], expected, atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("conv", [Conv1x1(32, 5), Conv1x1(96, 64), Doubling(64, 64), Doubling(8, 3)], ids=str)
+@pytest.mark.parametrize("size", [(6, 7), (33, 64), (200, 160)])
+@pytest.mark.parametrize("laid", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_are_the_same_whatever_the_number_of_threads(
+    conv: Conv1x1 | Doubling, size: tuple[int, int], laid: torch.memory_format
+) -> None:
+    x = torch.randn(2, conv.in_channels, *size, generator=torch.manual_seed(0)).contiguous(memory_format=laid)
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                made.append(conv(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(made[0], other) for other in made)
+    torch.testing.assert_close(made[0], conv(x), atol=1e-5, rtol=0.0)

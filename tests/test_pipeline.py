@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 
 import oldphoto
-from oldphoto import weights
+from oldphoto import batch, memory, translation, weights
 from oldphoto.blending import blend
 from oldphoto.colour import bands
 from oldphoto.errors import OutOfMemoryError, UsageError
@@ -264,6 +266,114 @@ def test_running_out_of_memory_has_its_own_error(
         restore(couple, models, PLAIN)
     assert caught.value.exit_code == 9
     assert "--model compact" in caught.value.advice
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def batch_of(folder: Path, models: Models, options: Options, jobs: int) -> batch.Summary:
+    work = batch.work_with(models, options, provenance=False, jobs=jobs)
+    assert work.places == jobs
+    return batch.run(batch.plan([str(folder / "in")], str(folder / f"out{jobs}")).photos, lambda: work)
+
+
+def test_what_a_photo_becomes_does_not_depend_on_how_many_are_in_work(
+    tmp_path: Path, models: Models, two_threads: None
+) -> None:
+    lesson = read_photo(EXAMPLES / "geography_lesson_1850.webp").pixels
+    (tmp_path / "in").mkdir()
+    for number, (top, left) in enumerate([(60, 120), (100, 160), (140, 40)]):
+        pixels = np.array(lesson[top : top + 330, left : left + 310], np.uint8)
+        pixels[number * 90 + 20, 5:-5] = 255
+        write_photo(Photo.from_array(pixels), tmp_path / f"in/{number}.png")
+    summaries = [batch_of(tmp_path, models, Options(with_scratch=True), jobs) for jobs in (1, 2)]
+    assert not any(summary.failed for summary in summaries)
+    for number in range(3):
+        one, two = ((tmp_path / f"out{jobs}/{number}.png").read_bytes() for jobs in (1, 2))
+        assert one == two
+    # Else there was nothing to be different.
+    records = [outcome.record for outcome in summaries[1].outcomes]
+    assert any(record["faces"] for record in records)
+    assert all(record["mask_share"] for record in records)
+    assert torch.get_num_threads() == 2
+
+
+def test_memory_running_out_beside_another_photo_is_told_of_the_photo_it_met(
+    tmp_path: Path, models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    def by_tiles(photo: Any, nets: Any, trusted: bool, tile: int) -> Any:
+        met.append((photo.width, tile))
+        if photo.width == 104 and len([width for width, _ in met if width == 104]) == 1:
+            raise MemoryError
+        return as_ever(photo, nets, trusted, tile)
+
+    met: list[tuple[int, int]] = []
+    as_ever = translation._by_tiles
+    monkeypatch.setattr(translation, "_by_tiles", by_tiles)
+    (tmp_path / "in").mkdir()
+    for width in (96, 104):
+        write_photo(crop(couple, 96, width), tmp_path / f"in/{width}.png")
+    summary = batch_of(tmp_path, models, PLAIN, 2)
+    assert not summary.failed
+    warnings = {outcome.planned.source.stem: outcome.record["warnings"] for outcome in summary.outcomes}
+    assert warnings == {"96": [], "104": ["memory ran out: went on with tiles of 512 pixels"]}
+    assert sorted(met) == [(96, 1024), (104, 512), (104, 1024)]
+
+
+def test_photos_wait_for_each_other_where_memory_is_short(
+    tmp_path: Path, models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    """Which the compact set's tiles do not say by themselves: they shrink rather than wait."""
+
+    def watched(*args: Any, **kwargs: Any) -> Translated:
+        in_work.append(1)
+        most.append((len(in_work), torch.get_num_threads()))
+        time.sleep(0.2)
+        in_work.pop()
+        return Translated(args[0], WHOLE)
+
+    in_work: list[int] = []
+    most: list[tuple[int, int]] = []
+    need = 1 << 30
+    monkeypatch.setattr("oldphoto.pipeline.translate_photo", watched)
+    monkeypatch.setattr("oldphoto.pipeline.plan_translation", lambda *_: Plan("whole", memory.line.held() + need))
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        write_photo(crop(couple, 32, 32), tmp_path / f"in/{number}.png")
+    for room, expected in ((3 * need, (2, 1)), (need, (1, 2))):
+        options = Options(faces=False, max_memory=memory.resident() + room)
+        work = batch.work_with(models, options, jobs=2)
+        plan = batch.plan([str(tmp_path / "in")], str(tmp_path / f"out{room}"))
+        assert not batch.run(plan.photos, lambda work=work: work).failed  # type: ignore[misc]
+        # Those that have the memory to themselves have the cores, too.
+        assert max(most) == expected
+        most.clear()
+
+
+def test_restoring_several_gives_them_in_order(models: Models, couple: Photo, two_threads: None) -> None:
+    sizes = [(128, 160), (16, 16), (64, 32), (8, 40), (16, 24)]
+    taken: list[int] = []
+
+    def images() -> Iterator[Photo]:
+        for number, size in enumerate(sizes):
+            taken.append(number)
+            yield crop(couple, *size)
+
+    restorer = Restorer(models)
+    done = restorer.restore_all(images(), PLAIN, jobs=2)
+    assert next(done).photo.pixels.shape == (128, 160, 3)
+    assert len(taken) <= 3
+    assert [one.photo.pixels.shape[:2] for one in done] == sizes[1:]
+    assert torch.get_num_threads() == 2
+    again = list(restorer.restore_all([crop(couple, 64, 32)] * 3, PLAIN, jobs=3))
+    assert all(np.array_equal(one.photo.pixels, again[0].photo.pixels) for one in again)
+    with pytest.raises(UsageError, match="only damage"):
+        list(restorer.restore_all([couple, couple], Options(only_damaged=True)))
 
 
 def test_compact_needs_no_network(tmp_path: Path, small: Photo) -> None:

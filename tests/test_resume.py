@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from oldphoto import batch, image, manifest
-from oldphoto.arrivals import arrivals
+from oldphoto.arrivals import PAUSE_SECONDS, arrivals
 from oldphoto.batch import Planned, Shard
 from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError
 from oldphoto.manifest import Manifest, Setting
@@ -261,6 +261,69 @@ def test_ctrl_c_ends_the_run_with_whole_files_and_a_summary(folder: Path) -> Non
     assert len(manifest.read(folder / "run.jsonl")) == 1
 
 
+# Two photos in work in torch and one half written when Ctrl-C comes; the first is done.
+AT_ONCE = """
+import signal, sys, time
+import torch
+from oldphoto import batch, cli, image
+from oldphoto.memory import line
+from tests.test_resume import negative, setting
+
+def restore(photo, mask):
+    with line.admitted(1, 1 << 60):
+        seen.append(photo)
+        place = len(seen)
+        while place in (2, 3):
+            torch.conv2d(torch.ones(1, 64, 200, 200), torch.ones(64, 64, 3, 3))
+            if len(seen) == 4:
+                tell("ready")
+    return negative(photo, mask)
+
+def write(photo, handle, quality):
+    write_png(photo, handle, quality)
+    while len(seen) == 4 and photo is not first[0]:
+        time.sleep(0.01)
+
+def tell(word):
+    if word not in told:
+        told.append(word)
+        print(word, flush=True)
+
+def write_first(photo, handle, quality):
+    first.append(photo)
+    image._WRITERS["PNG"] = write
+    write_png(photo, handle, quality)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+seen, told, first = [], [], []
+write_png, image._WRITERS["PNG"] = image._WRITERS["PNG"], write_first
+cli.load_models = lambda *_: batch.Work(restore, setting(), places=3, share=lambda at_once: torch.set_num_threads(1))
+cli.main()
+"""
+
+
+def test_ctrl_c_stops_all_that_are_in_work_and_the_next_run_does_them(folder: Path) -> None:
+    log = folder / "out/run.jsonl"
+    arguments = ["restore", folder / "in", "-o", folder / "out", "--model", "compact", "--manifest", log]
+    with subprocess.Popen(
+        [sys.executable, "-c", AT_ONCE, *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=300)
+    assert run.returncode == 130, said
+    assert said.splitlines()[-1] == "1 restored, interrupted with 3 to go"
+    whole = [path.name for path in (folder / "out").iterdir()]
+    assert len(whole) == 2, whole  # one photo and the manifest: no part of another
+    assert len(manifest.read(log)) == 1
+    assert sorted(go_on(folder)) == sorted(set(NAMES) - set(whole))
+
+
 # ---- what can go wrong with the disk ----
 
 
@@ -355,23 +418,46 @@ def test_a_photo_is_taken_once_it_is_no_longer_written_to(tmp_path: Path) -> Non
         lambda: None,
     ]
     looks: list[str] = []
-
-    def sleep(seconds: float) -> None:
-        looks.append("look")
-        if not steps:
-            raise KeyboardInterrupt
-        steps.pop(0)()
+    now = 0.0
 
     def waiting() -> batch.Plan:
         return make_plan(tmp_path, existing="skip")
 
     with pytest.raises(NoInputError):
         waiting()
-    found = arrivals(waiting, sleep)
-    with suppress(KeyboardInterrupt):
-        for photo in found:
+    for photo in arrivals(waiting, clock=lambda: now):  # noqa: B023 - the clock is to follow it
+        if photo is not None:
             looks.append(photo.source.name)
-    assert looks == ["look"] * 3 + ["a.png", "look", "b.png", "look", "look", "look", "a.png", "look"]
+            continue
+        looks.append("none")
+        if not steps:
+            break
+        now += PAUSE_SECONDS
+        steps.pop(0)()
+    assert looks == ["none"] * 3 + ["a.png", "none", "b.png", "none", "none", "none", "a.png", "none"]
+
+
+def test_a_photo_is_not_taken_before_its_time_nor_while_it_is_in_work(folder: Path) -> None:
+    now = 0.0
+    in_work = {folder / "in/b.png"}
+    plans: list[float] = []
+
+    def waiting() -> batch.Plan:
+        plans.append(now)
+        return make_plan(folder, existing="skip")
+
+    found = arrivals(waiting, in_work, lambda: now)
+    assert next(found) is None
+    now = PAUSE_SECONDS * 0.9
+    assert next(found) is None
+    assert plans == [0.0]
+    now = PAUSE_SECONDS
+    assert [photo and photo.source.name for photo in islice(found, 4)] == ["a.png", "c.png", "d.png", None]
+    in_work.clear()
+    now = PAUSE_SECONDS * 2
+    assert next(found) is None  # seen for the first time
+    now = PAUSE_SECONDS * 3
+    assert [photo and photo.source.name for photo in islice(found, 2)] == ["b.png", None]
 
 
 def test_a_watched_folder_is_restored_until_ctrl_c(folder: Path) -> None:

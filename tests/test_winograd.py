@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -79,12 +80,17 @@ def test_the_layer_gives_the_same_either_way_and_learns() -> None:
 
 def test_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()
-    winograd._workers(3)
+    pool = winograd._workers(3)
     assert torch.get_num_threads() == before
+    assert list(pool.map(lambda _: torch.get_num_threads(), range(9))) == [1] * 9
+    # Who works beside this thread has workers of its own.
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(winograd._workers, 3).result() is not pool
 
 
-def test_the_number_of_threads_changes_no_value(set_threads: Callable[[int], None]) -> None:
-    x = drawn(1, 64, 90, 400).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("size", [(90, 400), (40, 48)])  # many blocks, and one
+def test_the_number_of_threads_changes_no_value(size: tuple[int, int], set_threads: Callable[[int], None]) -> None:
+    x = drawn(1, 64, *size).contiguous(memory_format=torch.channels_last)
     kernel = transformed(drawn(64, 64, 3, 3))
     made = []
     for threads in (1, 2, 3):

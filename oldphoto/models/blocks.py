@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from oldphoto.models.winograd import Conv3x3
+from oldphoto.models.winograd import Conv3x3, each_alone
 
 # "instance": over each photo's whole map, no affine, no running statistics, as published. "none": no normalisation.
 Norm = Literal["instance", "none"]
 
 EPSILON = 1e-5
 VALUES_AT_ONCE = 1 << 20
+BAND = 32  # rows that a transposed convolution works on at once
 
 
 def normalise(x: Tensor, norm: Norm) -> Tensor:
@@ -71,6 +72,49 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     # Each plane as a picture of its own: otherwise values are rounded according to the number of threads.
     planes = F.interpolate(x.flatten(0, 1)[:, None], size=size, mode="bilinear", align_corners=False)
     return planes.view(*x.shape[:2], *size)
+
+
+class Conv1x1(nn.Conv2d):
+    """nn.Conv2d of 1 x 1, whose values on the CPU are the same whatever the number of threads."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels_in, H, W) -> (N, channels_out, H, W)."""
+        if has_torch_function_unary(x) or x.device.type != "cpu" or torch.is_grad_enabled():
+            return F.conv2d(x, self.weight, self.bias)
+        # torch takes another way to convolve, which sums in another order, where it has one thread.
+        cells = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+        return F.linear(cells, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+
+
+class Doubling(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d of 4 x 4, stride 2 and padding 1, whose values on the CPU are the same whatever the number of
+    threads: it goes band by band, each in a thread of its own."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(N, channels_in, H, W) -> (N, channels_out, 2 H, 2 W)."""
+        if has_torch_function_unary(x) or x.device.type != "cpu":
+            return F.conv_transpose2d(x, self.weight, self.bias, 2, 1)
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return F.conv_transpose2d(x, self.weight, self.bias, 2, 1)
+        n, _, height, width = x.shape
+        out = x.new_empty(n, 2 * height, 2 * width, self.out_channels).permute(0, 3, 1, 2)
+
+        def fill(top: int) -> None:
+            with torch.inference_mode():
+                bottom = min(top + BAND, height)
+                first, last = max(0, top - 1), min(height, bottom + 1)
+                made = F.conv_transpose2d(x[:, :, first:last], self.weight, self.bias, 2, (0, 1))
+                before = 2 * (top - first) + 1  # rows that belong to the band above, and to the padding
+                out[:, :, 2 * top : 2 * bottom] = made[:, :, before : before + 2 * (bottom - top)]
+
+        each_alone(fill, range(0, height, BAND))
+        return out
 
 
 class Reflection(torch.autograd.Function):

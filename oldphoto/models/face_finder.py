@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from oldphoto.models.blocks import activate
+from oldphoto.models.blocks import Conv1x1, activate
 
 CHANNELS = ("logit", "right", "down", "size", "lean")
 STRIDE = 8
@@ -45,7 +45,7 @@ class FaceFinder(nn.Module):
         widths = (1, *config.widths)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
         self.body = nn.ModuleList(nn.Conv2d(widths[-1], widths[-1], 3, 1, 1) for _ in range(config.depth))
-        self.head = nn.Conv2d(widths[-1], len(CHANNELS), 1)
+        self.head = Conv1x1(widths[-1], len(CHANNELS))
 
     @property
     def reach(self) -> int:

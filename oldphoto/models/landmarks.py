@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oldphoto.models.blocks import Conv1x1
+
 POINTS = 5
 CELL = 2  # pixels of the crop for each cell of the maps
 MULTIPLE = 16
@@ -69,9 +71,9 @@ class LandmarkNet(nn.Module):
             nn.Sequential(ConvNorm(a * w, b * w, 2), *(Residual(b * w) for _ in range(count)))
             for a, b, count in ((1, 2, 1), (2, 4, 1), (4, 6, 2))
         )
-        self.narrow = nn.ModuleList(nn.Conv2d(a * w, b * w, 1) for a, b in ((6, 4), (4, 2), (2, 1)))
+        self.narrow = nn.ModuleList(Conv1x1(a * w, b * w) for a, b in ((6, 4), (4, 2), (2, 1)))
         self.up = nn.ModuleList(ConvNorm(b * w, b * w) for b in (4, 2, 1))
-        self.last = nn.Conv2d(w, POINTS, 1)
+        self.last = Conv1x1(w, POINTS)
 
     def forward(self, crops: Tensor) -> Tensor:
         """(N, 1, S, S) -> (N, 5, 2), (x, y) in pixels, (0, 0) the first one's centre."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from oldphoto.models.blocks import Norm, ResidualBlock, activate, blocks, normalise
+from oldphoto.models.blocks import Conv1x1, Norm, ResidualBlock, activate, blocks, normalise
 from oldphoto.models.winograd import Conv3x3
 
 # Logits held at once by the attention loops: 2^24 floats are 64 MiB.
@@ -210,10 +210,10 @@ class NonLocal(nn.Module):
         super().__init__()
         self.config = config
         c = config.channels[-1]
-        self.query = nn.Conv2d(c, c, 1)
-        self.key = nn.Conv2d(c, c, 1)
-        self.value = nn.Conv2d(c, c, 1)
-        self.out = nn.Conv2d(c, c, 1)
+        self.query = Conv1x1(c, c)
+        self.key = Conv1x1(c, c)
+        self.value = Conv1x1(c, c)
+        self.out = Conv1x1(c, c)
         self.blocks = blocks(config.context_blocks, c, config.norm)
 
     def keep_map(self, mask: Tensor, size: tuple[int, int]) -> Tensor:

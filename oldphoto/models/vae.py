@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oldphoto.models.blocks import Norm, activate, blocks, normalise, reflect
+from oldphoto.models.blocks import Doubling, Norm, activate, blocks, normalise, reflect
 from oldphoto.models.winograd import Conv3x3
 
 STRIDE = 4
@@ -78,9 +78,7 @@ class Decoder(nn.Module):
         self.config = config
         c = config.latent_channels
         self.blocks = blocks(config.blocks, c, config.norm)
-        self.up = nn.ModuleList(
-            [nn.ConvTranspose2d(c, c, 4, stride=2, padding=1), nn.ConvTranspose2d(c, config.width, 4, 2, 1)]
-        )
+        self.up = nn.ModuleList([Doubling(c, c), Doubling(c, config.width)])
         self.head = nn.Conv2d(config.width, 3, 7)
         self.refine = Refine(config) if config.refine else None
 

@@ -7,11 +7,10 @@ each gives 4 x 4 values. Source: Lavin and Gray, Fast Algorithms for Convolution
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ import torch.nn.functional as F
 from numpy.polynomial import polynomial
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
+
+from oldphoto import threads
 
 TILE, STEP = 6, 4
 # The polynomials are evaluated here and at infinity. The usual 0, 1, -1, 2, -2 double the error, which is about
@@ -114,9 +115,9 @@ def convolved(x: Tensor, kernel: Kernel, bias: Tensor | None, padding: tuple[int
         offset = offset + bias
     out = x.new_empty(n, height + 2 * above - 2, width + 2 * left - 2, len(offset))
     blocks = list(_blocks(n, out.shape[1], out.shape[2]))
-    threads = min(torch.get_num_threads(), len(blocks))
+    at_once = min(torch.get_num_threads(), len(blocks))
     tiles = max(block.tiles for block in blocks)
-    rooms = list(x.new_empty(threads, 2, TILE**2 * tiles * max(kernel.sums.shape)))
+    rooms = list(x.new_empty(at_once, 2, TILE**2 * tiles * max(kernel.sums.shape)))
 
     def fill(block: _Block) -> None:
         with torch.inference_mode():
@@ -132,12 +133,7 @@ def convolved(x: Tensor, kernel: Kernel, bias: Tensor | None, padding: tuple[int
                 target.view(*whole.shape)[:] = whole
             rooms.append(room)
 
-    if threads == 1:
-        for block in blocks:
-            fill(block)
-    else:
-        for _ in _workers(torch.get_num_threads()).map(fill, blocks):
-            pass
+    each_alone(fill, blocks)
     return out.permute(0, 3, 1, 2)
 
 
@@ -218,17 +214,37 @@ def _products(strip: Tensor, kernel: Tensor, rooms: Tensor) -> Tensor:
     return square.view(STEP, STEP, n, down, across, -1).permute(2, 3, 1, 4, 0, 5)
 
 
-@cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch works alone: sharing each small product out would be more waiting than work."""
-    pool = ThreadPoolExecutor(threads, "winograd")
-    ready, before = Barrier(threads), torch.get_num_threads()
+Item = TypeVar("Item")
 
-    def alone(_: int) -> None:
-        torch.get_num_threads()  # a new thread takes torch's number when it first asks, which would undo the next line
-        torch.set_num_threads(1)  # of this thread
-        ready.wait()
 
-    list(pool.map(alone, range(threads)))
-    torch.set_num_threads(before)  # of this thread, and of new ones
-    return pool
+def each_alone(work: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """Do the work for each item in a thread in which torch has one thread, so that sums are the same whatever the
+    number of threads here. For a single item, too: shared out, it would be rounded otherwise."""
+    if torch.get_num_threads() == 1:
+        for item in items:
+            work(item)
+    else:
+        for _ in _workers(torch.get_num_threads()).map(work, items):
+            pass
+
+
+_own = threading.local()
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Threads in which torch works alone: sharing each small product out would be more waiting than work.
+
+    Each caller has its own, which end with it: callers that work at once would wait for each other.
+    """
+    pools: dict[int, ThreadPoolExecutor] = _own.__dict__.setdefault("pools", {})
+    if count not in pools:
+        pools[count] = pool = ThreadPoolExecutor(count, "winograd")
+        ready = threading.Barrier(count)
+
+        def alone(_: int) -> None:
+            threads.use(1)
+            ready.wait()
+
+        list(pool.map(alone, range(count)))
+        torch.set_num_threads(torch.get_num_threads())  # of this thread, and of new ones
+    return pools[count]
