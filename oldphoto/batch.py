@@ -58,6 +58,7 @@ from oldphoto.image import (
 )
 from oldphoto.manifest import (
     VERSION,
+    ChangeFacts,
     FaceFacts,
     FileFacts,
     ModelFacts,
@@ -675,6 +676,7 @@ def restore_file(
             record["mask_share"] = None if result.mask is None else round(damaged / pixels, 6)
             earlier = len(record["faces"])
             record["faces"] += [_face_facts(face, setting.options) for face in result.faces]
+            record["changes"].append(_change_facts(result))
             record["warnings"] += [f"page {page + 1}: {line}" if pages > 1 else line for line in result.warnings]
             if page == 0:
                 record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
@@ -780,6 +782,14 @@ def _face_facts(face: Face, options: Options) -> FaceFacts:
     }
 
 
+def _change_facts(result: Restoration) -> ChangeFacts:
+    tone = result.tone
+    return {
+        "tone": None if tone is None else {"gain": [*tone.gain], "offset": [*tone.offset], "likely": tone.likely},
+        "kept": None if result.kept is None else [*result.kept],
+    }
+
+
 def blank_record(planned: Planned) -> Record:
     """The record of a photo to which nothing has been done yet."""
     return {
@@ -795,6 +805,7 @@ def blank_record(planned: Planned) -> Record:
         "options": {},
         "model": None,
         "faces": [],
+        "changes": [],
         "seconds": 0.0,
         "stages": {},
         "peak_memory_bytes": None,

@@ -60,6 +60,22 @@ class FaceFacts(TypedDict):
     strength: float
 
 
+class ToneFacts(TypedDict):
+    """new = gain * old - offset, of R, G and B in 0..1; likely: that the photo had faded."""
+
+    gain: list[float]
+    offset: list[float]
+    likely: float
+
+
+class ChangeFacts(TypedDict):
+    """tone: how fading was undone, or null. kept: the shares kept, outside of damage, of small and large changes of
+    light, and of small and large ones of colour; null where damage alone was repaired."""
+
+    tone: ToneFacts | None
+    kept: list[float] | None
+
+
 class ModelFacts(TypedDict):
     """weights: sha256 by net, of the nets this photo needed."""
 
@@ -82,9 +98,10 @@ class Record(TypedDict):
     """One line; manifest.schema.json says the same to other programs.
 
     output: of a failed photo, where it would have gone, without hash and sizes. mask: the user's own. mask_share: of
-    the pixels, in 0..1, those repaired as damage; null without a mask. source_type: IPTC's DigitalSourceType.
-    seconds: from reading to written, waiting for memory included, and `stages` of it. peak_memory_bytes: of the process
-    so far, all photos in work; peak_device_memory_bytes: of the graphics card, for this photo.
+    the pixels, in 0..1, those repaired as damage; null without a mask. changes: of each page.
+    source_type: IPTC's DigitalSourceType. seconds: from reading to written, waiting for memory included, and `stages`
+    of it. peak_memory_bytes: of the process so far, all photos in work; peak_device_memory_bytes: of the graphics card,
+    for this photo.
     """
 
     version: int
@@ -99,6 +116,7 @@ class Record(TypedDict):
     options: dict[str, Any]
     model: ModelFacts | None
     faces: list[FaceFacts]
+    changes: list[ChangeFacts]
     seconds: float
     stages: dict[str, float]
     peak_memory_bytes: int | None

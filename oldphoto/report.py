@@ -287,6 +287,12 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
     if record["faces"]:
         told = [f"{f['number']} (score {f['score']:.2f}, strength {f['strength']:g})" for f in record["faces"]]
         rows.append(("Faces", ", ".join(told), None))
+    for change in record["changes"]:
+        if change["tone"] is not None:
+            rows.append(("Tone", f"fading undone, {change['tone']['likely']:.0%} sure", None))
+        if change["kept"] is not None:
+            small, large, colour, more = (f"{share:.0%}" for share in change["kept"])
+            rows.append(("Kept", f"of small changes {small}, of large {large}; of colour {colour} and {more}", None))
     if record["source_type"]:
         rows.append(("Source type", record["source_type"], None))
     if record["stages"]:

@@ -53,6 +53,8 @@ def negative(photo: Photo, mask: Any) -> Any:
     """Stands in for the networks: what comes out differs from what went in."""
     return SimpleNamespace(
         photo=photo.with_pixels(255 - photo.pixels),
+        tone=None,
+        kept=(0.25, 0.5, 0.75, 1.0),
         mask=mask,
         faces=(),
         seconds={"translate": 0.5},

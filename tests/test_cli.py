@@ -67,6 +67,8 @@ class Calls:
             raise self.error
         return SimpleNamespace(
             photo=photo.with_pixels(255 - photo.pixels),
+            tone=None,
+            kept=None,
             mask=mask,
             faces=(SimpleNamespace(number=1, box=(1.0, 2.0, 5.0, 6.0), score=0.5, after=None),) * 2,
             seconds={"translation": 0.25},

@@ -21,6 +21,7 @@ from oldphoto.errors import BadImageError, FileAccessError, OldphotoError, Refus
 from oldphoto.image import Photo, read_photo
 from oldphoto.manifest import Manifest, Record, Setting
 from oldphoto.options import Options
+from oldphoto.tone import Tone
 
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64, "scratch_unet": "c" * 64}
 SCHEMA = json.loads(manifest.SCHEMA.read_text())
@@ -36,7 +37,9 @@ def draw(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
 def negative(photo: Photo, mask: Any) -> Any:
     """Stands in for the networks."""
     restored = photo.with_pixels(255 - photo.pixels)
-    return SimpleNamespace(photo=restored, mask=mask, faces=(FACE,), seconds={"translation": 0.25}, warnings=("hm",))
+    tone = Tone((1.5, 1.25, 1.75), (0.25, 0.125, 0.0), 0.875)
+    facts = {"faces": (FACE,), "seconds": {"translation": 0.25}, "warnings": ("hm",)}
+    return SimpleNamespace(photo=restored, mask=mask, tone=tone, kept=(0.0, 0.25, 0.5, 1.0), **facts)
 
 
 def work(restore: Any = negative, options: Options | None = None) -> batch.Work:
@@ -96,6 +99,8 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     # A mask was brought, so that none was looked for.
     assert first["model"]["weights"] == {"mapping": "a" * 64, "old_vae": "b" * 64}
     assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "strength": 0.0}]
+    tone = {"gain": [1.5, 1.25, 1.75], "offset": [0.25, 0.125, 0.0], "likely": 0.875}
+    assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0]}]
     assert list(first["stages"]) == ["read", "translation", "write"]
     assert first["seconds"] >= first["stages"]["write"]
     assert first["warnings"] == ["hm"]

@@ -71,7 +71,8 @@ def photo(xmp: bytes | None = None) -> Photo:
 def restored(tmp_path: Path, name: str, xmp: bytes | None, **facts: Any) -> tuple[Path, batch.Outcome]:
     """A file as the whole run writes it, with networks stood in for."""
     write_photo(photo(xmp), tmp_path / name)
-    result: dict[str, Any] = {"mask": None, "faces": (), "seconds": {}, "warnings": ()} | facts
+    nothing: dict[str, Any] = dict.fromkeys(("mask", "tone", "kept"))
+    result = nothing | {"faces": (), "seconds": {}, "warnings": ()} | facts
     setting = Setting(Options(), "compact", {"mapping": "a" * 64}, provenance=result.pop("provenance", True))
     plan = batch.plan([str(tmp_path / name)], str(tmp_path / "out/"))
     work = batch.Work(lambda photo, mask: SimpleNamespace(photo=photo, **result), setting)  # type: ignore[arg-type, return-value]

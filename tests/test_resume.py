@@ -38,7 +38,7 @@ def draw(path: Path, colour: int = 200) -> Path:
 
 def negative(photo: Photo, mask: Any) -> Any:
     restored = photo.with_pixels(255 - photo.pixels)
-    return SimpleNamespace(photo=restored, mask=mask, faces=(), seconds={}, warnings=())
+    return SimpleNamespace(photo=restored, mask=mask, faces=(), seconds={}, tone=None, kept=None, warnings=())
 
 
 def setting(options: Options | None = None, weights: dict[str, str] = WEIGHTS, **more: Any) -> Setting:

@@ -484,7 +484,7 @@ def _decibels(error: Tensor) -> float:
 class RestraintStage(_EstimatorStage):
     """How much of the translation's changes to keep."""
 
-    samples = 3072
+    samples = 4096
     first = (0.9, 0.9, 0.9, 0.9)
 
     def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
@@ -544,12 +544,12 @@ class _Lightly(FinetuneStage):
     """Its samples, with more of those that need little: restraint is for them."""
 
     def aged(self, x: Tensor, dice: Dice) -> Tensor:
-        """Half by the wider mixture; of the others a sixth untouched, the rest by one operation alone, three times as
-        often one that leaves most as it was; real grain on more of both, as old photos have little else."""
+        """Half by the wider mixture; of the others a sixth untouched, the rest by one operation alone, four times as
+        often one that leaves most as it was, and three times real grain, as old photos have little else."""
         rng = dice.host
         lightly = rng.random(len(x)) < 0.5
         x = ageing.applied(super().aged, x, ~lightly, dice)
-        operations = [*ageing.SINGLE, *[ageing.jpeg, ageing.low_resolution] * 2, *[self.grained] * 5]
+        operations = [*ageing.SINGLE, *[ageing.jpeg, ageing.low_resolution] * 3, *[self.grained] * 3]
         which = np.where(rng.random(len(x)) < 0.15, -1, rng.integers(len(operations), size=len(x)))
         for k, operation in enumerate(operations):
             x = ageing.applied(operation, x, lightly & (which == k), dice)
