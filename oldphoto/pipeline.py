@@ -1,6 +1,6 @@
 """START HERE. The restoration of one photo, as a function of values: photo, models, options.
 
-find_scratches -> mask;  restore_tone, translate, restrain -> restored;  detect_faces, enhance_faces -> faces;
+find_scratches -> mask;  restore_tone, translate, keep what helps -> restored;  detect_faces, enhance_faces -> faces;
 blend -> photo
 """
 

@@ -35,20 +35,14 @@ _RINGS = ((1,), (2,), (3,), (4,), (5,), (6,), (7, 8), (9, 10), (11, 12, 13, 14))
 _SCALES = (0.7, 1.6, 2.56, 4.1)
 FIGURES = 6 * len(_SCALES) + 8 + 6 * len(_RINGS) + 8
 ROWS_AT_ONCE = 128
-
-
-def restrain(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> tuple[Pixels, Shares]:
-    """The photo with as much of the change as helps it, and the shares kept: small and large changes of light, small
-    and large ones of colour.
-
-    before, after: the photo as it came and as it was translated, of one shape and depth. mask: (H, W), True = damaged.
-    """
-    shares = judged(before, after, mask, net)
-    return kept(before, after, mask, shares), shares
+RIM = 3
 
 
 def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> Shares:
-    """The shares to keep; see `restrain`."""
+    """The shares to keep: of small and large changes of light, of small and large ones of colour.
+
+    before, after: the photo as it came and as it was translated, of one shape and depth. mask: (H, W), True = damaged.
+    """
     height, width = before.shape[:2]
     if min(height, width) < LEAST_SIDE:
         return (1.0, 1.0, 1.0, 1.0)
@@ -81,13 +75,12 @@ def _looks(height: int, width: int) -> list[tuple[slice, slice]]:
 
 
 def kept(before: Pixels, after: Pixels, mask: Mask | None, shares: Shares) -> Pixels:
-    """`after` with no more than these shares of the change; see `restrain`."""
+    """`after` with these shares of the change, and with all of it where damage was repaired; see `judged`."""
     if min(shares) == 1.0:
         return after
     out = np.empty_like(after)
     top = np.iinfo(before.dtype).max
     edge = EDGE * top / 255.0
-    whole = None if mask is None else repaired(mask)
     for start in range(0, before.shape[0], ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         old = np.asarray(before[rows], np.float32)
@@ -95,8 +88,10 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, shares: Shares) -> Pi
         small_light, large_light, small_colour, large_colour = parts(change, edge)
         less = (shares[0] * small_light + shares[1] * large_light)[..., None]
         less = less + shares[2] * small_colour + shares[3] * large_colour
-        if whole is not None:
-            less += whole[rows, :, None] * (change - less)
+        if mask is not None:
+            above = min(start, RIM)
+            whole = repaired(mask[start - above : start + ROWS_AT_ONCE + RIM])[above : above + len(old), :, None]
+            less += whole * (change - less)
         out[rows] = np.clip(np.rint(old + less), 0, top)
     return out
 
@@ -113,7 +108,7 @@ def parts(change: Floats, edge: float = EDGE) -> tuple[Floats, Floats, Floats, F
 
 
 def repaired(mask: Mask) -> Floats:
-    """(H, W) in [0, 1]: 1 where damage was repaired and on its rim, falling off within three pixels."""
+    """(H, W) in [0, 1]: 1 where damage was repaired and on its rim, falling off within RIM pixels."""
     rim = cv2.dilate(mask.astype(np.float32), np.ones((3, 3), np.uint8))
     return np.asarray(np.maximum(cv2.blur(cv2.dilate(rim, np.ones((3, 3), np.uint8)), (3, 3)), rim), np.float32)
 

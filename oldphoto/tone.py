@@ -92,7 +92,7 @@ def figures(pixels: Pixels, mask: Mask | None) -> Floats:
     copy /= np.float32(np.iinfo(pixels.dtype).max)
     sound = np.ones(copy.shape[:2], np.bool_)
     if mask is not None:
-        sound = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) == 0.0
+        sound = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) == 0
         if not sound.any():
             sound[:] = True
     return of_values(copy[sound])

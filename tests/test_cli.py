@@ -184,6 +184,14 @@ def test_options_that_cannot_be(tmp_path: Path, calls: Calls, arguments: list[st
     assert calls.loads == []
 
 
+def test_how_much_is_changed_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None:
+    photo = draw(tmp_path / "a.jpg")
+    assert oldphoto("restore", photo, "-o", tmp_path / "b.jpg", "--strength", 0.25, "--keep-tone").exit_code == 0
+    assert calls.options == Options(strength=0.25, tone=False)
+    assert oldphoto("restore", photo, "-o", tmp_path / "c.jpg").exit_code == 0
+    assert calls.options == Options()
+
+
 def test_every_choice_of_faces_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None:
     photo = draw(tmp_path / "a.jpg")
     strength = ("--face-strength", 0.25, "--min-face", 70)
@@ -498,6 +506,8 @@ def test_the_parts_of_a_batch_are_the_batch(tmp_path: Path, calls: Calls) -> Non
         (["in/a.jpg", "-o", "out", "--overwrite", "--skip-existing"], 2, "contradict"),
         (["in/a.jpg", "-o", "out", "--save-mask", "masks"], 2, "--with-scratch or --mask"),
         (["in/a.jpg", "-o", "out", "--face-strength", "1.5"], 2, "--face-strength"),
+        (["in/a.jpg", "-o", "out", "--strength", "1.5"], 2, "--strength"),
+        (["in/a.jpg", "-o", "out", "--strength", "1", "--only-damaged", "--with-scratch"], 2, "whatever the strength"),
         (["in/a.jpg", "-o", "out", "--only-face", "0"], 2, "numbered from 1"),
         (["in/a.jpg", "-o", "out", "--only-face", "1", "--skip-face", "2"], 2, "contradict"),
         (["in/a.jpg", "-o", "out", "--no-faces", "--save-faces", "crops"], 2, "contradicts"),

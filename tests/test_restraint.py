@@ -68,6 +68,15 @@ def test_damage_is_repaired_in_full_with_a_soft_rim() -> None:
     assert 0.0 < rim[1] < 1.0
 
 
+def test_bands_of_rows_do_not_show() -> None:
+    """The photo is worked on some rows at a time; damage across their border counts on both sides."""
+    mask = np.zeros(BEFORE.shape[:2], np.bool_)
+    mask[restraint.ROWS_AT_ONCE - 1, 5:20] = mask[restraint.ROWS_AT_ONCE, 40:60] = True
+    out = kept(BEFORE, AFTER, mask, (0.0, 0.0, 0.0, 0.0))
+    whole = repaired(mask)[..., None]
+    assert np.array_equal(out, np.rint(BEFORE + whole * (AFTER.astype(np.float32) - BEFORE)))
+
+
 def test_figures_see_the_cosine_transform(photo: Pixels8) -> None:
     """The block transform is scipy's."""
     plane = photo[..., 0].astype(np.float32)

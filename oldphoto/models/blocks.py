@@ -77,8 +77,8 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 class Conv1x1(nn.Conv2d):
     """nn.Conv2d of 1 x 1, whose values on the CPU are the same whatever the number of threads."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out, 1)
+    def __init__(self, channels_in: int, channels_out: int, bias: bool = True) -> None:
+        super().__init__(channels_in, channels_out, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, channels_out, H, W)."""

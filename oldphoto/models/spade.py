@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oldphoto.models.blocks import activate, resized
+from oldphoto.models.blocks import Conv1x1, activate, resized
 from oldphoto.models.winograd import Conv3x3, conv3x3
 
 DOUBLINGS = 5
@@ -68,7 +68,7 @@ class SpadeBlock(nn.Module):
         self.norm2 = Spade(middle, steering)
         self.conv2 = Conv3x3(middle, channels_out, padding=1)
         self.shortcut_norm = Spade(channels_in, steering) if channels_in != channels_out else None
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else None
+        self.shortcut = Conv1x1(channels_in, channels_out, bias=False) if channels_in != channels_out else None
 
     def forward(self, x: Tensor, face: Tensor) -> Tensor:
         """x: (N, channels_in, h, w), face: (N, 3, h, w) -> (N, channels_out, h, w)."""

@@ -484,7 +484,7 @@ def _decibels(error: Tensor) -> float:
 class RestraintStage(_EstimatorStage):
     """How much of the translation's changes to keep."""
 
-    samples = 4096
+    samples = 3072
     first = (0.9, 0.9, 0.9, 0.9)
 
     def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
