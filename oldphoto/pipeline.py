@@ -149,13 +149,15 @@ def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) ->
 
 def _shares(before: Pixels, after: Pixels, mask: Mask | None, models: Models, options: Options) -> Shares | None:
     """What is kept of the changes: as much as the user says, or what the set judges right; the published one has no
-    such judgement, and all is kept."""
+    such judgement, and all is kept. Where there is damage, large changes are kept in full: they are the specks that no
+    mask names."""
     if options.only_damaged:
         return None
     if options.strength is not None or models.published:
         share = 1.0 if options.strength is None else options.strength
         return share, share, share, share
-    return judged(before, after, mask, models.estimator(restraint.NET))
+    shares = judged(before, after, mask, models.estimator(restraint.NET))
+    return shares if mask is None else (shares[0], 1.0, shares[2], 1.0)
 
 
 def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options, size: int) -> tuple[Face, ...]:

@@ -32,6 +32,8 @@ from tests.pictures import (
     tiff,
 )
 
+# All that the networks change, without the judgement of others.
+ALL = Options(faces=False, tone=False, strength=1.0)
 WIDE = {"Adobe RGB": adobe_rgb, "ProPhoto RGB": prophoto_rgb, "scanner table": scanner_profile}
 
 
@@ -189,6 +191,7 @@ class Glass:
         self.seen: NDArray[np.float64] | None = None
         self.factor = factor
         monkeypatch.setattr(pipeline, "translate_photo", self.translate)
+        monkeypatch.setattr(pipeline, "plan_translation", lambda *_: Plan("whole", 0))
         monkeypatch.setattr(Models, "translation", lambda *a, **k: None)
 
     def translate(self, pixels: Pixels, *rest: Any, **options: Any) -> Translated:
@@ -220,7 +223,7 @@ def test_a_file_comes_back_the_same_from_networks_that_change_nothing(
     glass = Glass(monkeypatch)
     (tmp_path / "in.tif").write_bytes(file_of(kind))
     photo = read_photo(tmp_path / "in.tif")
-    write_photo(restore(photo, models, Options(faces=False)).photo, tmp_path / "out.tif")
+    write_photo(restore(photo, models, ALL).photo, tmp_path / "out.tif")
     before, after = tifffile.imread(tmp_path / "in.tif"), tifffile.imread(tmp_path / "out.tif")
     assert before.dtype == after.dtype
     np.testing.assert_array_equal(before, after)
@@ -239,7 +242,7 @@ def test_a_restored_sixteen_bit_photo_has_more_than_256_levels(
     ramp = np.repeat(np.linspace(2000, 60000, 4800).astype(np.uint16).reshape(60, 80, 1), 3, axis=2)
     for icc in (None, adobe_rgb()):
         photo = read_photo(tiff(ramp, photometric="rgb", iccprofile=icc))
-        write_photo(restore(photo, models, Options(faces=False)).photo, tmp_path / "out.tif")
+        write_photo(restore(photo, models, ALL).photo, tmp_path / "out.tif")
         counts, _ = np.histogram(tifffile.imread(tmp_path / "out.tif")[..., 1], bins=65536, range=(0, 65536))
         assert (counts > 0).sum() > 4000
     assert np.abs(ramp.astype(int) - picture(3, np.uint16).astype(int).mean()).max() > 0

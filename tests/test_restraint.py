@@ -13,7 +13,7 @@ from oldphoto.image import Photo
 from oldphoto.loading import load_compact
 from oldphoto.models.estimator import Estimator
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, restore
+from oldphoto.pipeline import Models, Restoration, restore
 from oldphoto.restraint import FIGURES, figures, judged, kept, parts, repaired
 from oldphoto.training import degrade
 from oldphoto.training.evaluate import Pixels8, psnr
@@ -146,6 +146,27 @@ def test_judging_beats_keeping_all(operation: degrade.Operation, models: Models,
     )
     assert ours > every
     assert ours > psnr(photo, old) - 0.1
+
+
+def test_specks_that_no_mask_names_go_where_there_is_damage(models: Models, photo: Pixels8) -> None:
+    """Where the user says that there is damage, large changes are kept in full."""
+    rng = np.random.default_rng(8)
+    hurt = photo.copy()
+    places = rng.integers(2, 254, (60, 2))
+    hurt[places[:, 0], places[:, 1]] = 255
+    specks = np.abs(hurt.astype(int) - photo).max(axis=2) > 60
+    mask = np.zeros(photo.shape[:2], np.bool_)
+    mask[200:203, 20:60] = True
+    plain = restore(Photo.from_array(hurt), models, Options(faces=False))
+    marked = restore(Photo.from_array(hurt), models, Options(faces=False), mask)
+    assert marked.kept is not None
+    assert (marked.kept[1], marked.kept[3]) == (1.0, 1.0)
+
+    def left(done: Restoration) -> float:
+        return float(np.abs(done.photo.pixels.astype(int) - photo)[specks].mean())
+
+    assert left(marked) < 0.5 * float(np.abs(hurt.astype(int) - photo)[specks].mean())
+    assert left(marked) <= left(plain) + 1.0
 
 
 def test_strength_is_the_users_word(models: Models, photo: Pixels8) -> None:
