@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from oldphoto.tensors import Pixels
@@ -55,9 +54,7 @@ def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> 
             looks.append(figures(one, other, holes))
     if not looks:
         return (1.0, 1.0, 1.0, 1.0)
-    device = net.usual.device
-    with torch.autocast(device.type, enabled=False):
-        answers = net(torch.from_numpy(np.stack(looks)).to(device)).clamp(0.0, 1.0).mean(dim=0)
+    answers = net.answers(np.stack(looks)).clip(0.0, 1.0).mean(axis=0)
     return cast("Shares", tuple(round(float(share), 4) for share in answers))
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from oldphoto.tensors import Pixels
@@ -68,10 +67,8 @@ def judged(pixels: Pixels, mask: Mask | None, net: Estimator) -> Tone | None:
     height, width = pixels.shape[:2]
     if min(height, width) < LEAST_SIDE or (mask is not None and mask.all()):
         return None
-    device = net.usual.device
     measured = figures(pixels, mask)
-    with torch.autocast(device.type, enabled=False):
-        answers = net(torch.from_numpy(measured).to(device)[None])[0].float().cpu().numpy()
+    answers = net.answers(measured[None])[0]
     gain, offset = np.clip(answers[:3], LEAST_GAIN, MOST_GAIN), answers[3:6]
     # Whatever the network thinks: shadows and lights that the photo has are not driven into black and white.
     dark, bright = measured[: 3 * len(LEVELS)].reshape(-1, 3)[[LEVELS.index(0.01), LEVELS.index(0.99)]]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from oldphoto import weights
+from oldphoto.pipeline import Models
 from tests.published import PublishedNets
 
 # The hub client reads this once, when it is imported: here, before a test sets it, so that the tests' own hub on
@@ -24,6 +26,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def models() -> Models:
+    """The compact set as it ships, on the CPU."""
+    nets = [f.net for f in weights.read_lock() if f.set == "compact"]
+    return Models.load(weights.resolve("compact", lambda _: nets, offline=True), "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -36,12 +36,6 @@ WHOLE = Plan("whole", 0)
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
-    nets = [f.net for f in weights.read_lock() if f.set == "compact"]
-    return Models.load(weights.resolve("compact", lambda _: nets, offline=True), "cpu")
-
-
-@pytest.fixture(scope="module")
 def couple() -> Photo:
     return read_photo(EXAMPLES / "couple_1855.webp")
 

@@ -24,12 +24,6 @@ AFTER = RNG.integers(0, 256, (150, 70, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
-    nets = [f.net for f in weights.read_lock() if f.set == "compact"]
-    return Models.load(weights.resolve("compact", lambda _: nets, offline=True), "cpu")
-
-
-@pytest.fixture(scope="module")
 def photo() -> Pixels8:
     """A photo no network was trained on, (256, 256, 3): public domain (NASA), from scikit-image."""
     pixels: Pixels8 = skimage.data.astronaut()  # type: ignore[no-untyped-call]  # untyped in scikit-image

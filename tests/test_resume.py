@@ -233,6 +233,23 @@ cli.main()
 """
 
 
+def interrupted(code: str, *arguments: object, timeout: float) -> str:
+    """What Python code wrote to stderr that was met by Ctrl-C when it said "ready", and ended as it should."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=timeout)
+    assert run.returncode == 130, said
+    return said
+
+
 def test_ctrl_c_ends_the_run_with_whole_files_and_a_summary(folder: Path) -> None:
     arguments = [
         "restore",
@@ -244,18 +261,7 @@ def test_ctrl_c_ends_the_run_with_whole_files_and_a_summary(folder: Path) -> Non
         "--manifest",
         folder / "run.jsonl",
     ]
-    with subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "2", *map(str, arguments)],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-        run.send_signal(signal.SIGINT)
-        _, said = run.communicate(timeout=60)
-    assert run.returncode == 130
+    said = interrupted(COMMAND, 2, *arguments, timeout=60)
     assert said.splitlines()[-1] == "1 restored, interrupted with 3 to go"
     assert [path.name for path in (folder / "out").iterdir()] == ["a.png"]
     assert len(manifest.read(folder / "run.jsonl")) == 1
@@ -305,18 +311,7 @@ cli.main()
 def test_ctrl_c_stops_all_that_are_in_work_and_the_next_run_does_them(folder: Path) -> None:
     log = folder / "out/run.jsonl"
     arguments = ["restore", folder / "in", "-o", folder / "out", "--model", "compact", "--manifest", log]
-    with subprocess.Popen(
-        [sys.executable, "-c", AT_ONCE, *map(str, arguments)],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-        run.send_signal(signal.SIGINT)
-        _, said = run.communicate(timeout=300)
-    assert run.returncode == 130, said
+    said = interrupted(AT_ONCE, *arguments, timeout=300)
     assert said.splitlines()[-1] == "1 restored, interrupted with 3 to go"
     whole = [path.name for path in (folder / "out").iterdir()]
     assert len(whole) == 2, whole  # one photo and the manifest: no part of another

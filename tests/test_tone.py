@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 from numpy.typing import NDArray
 
-from oldphoto import tone, weights
+from oldphoto import tone
 from oldphoto.image import Photo
 from oldphoto.models.estimator import Estimator
 from oldphoto.options import Options
@@ -22,12 +22,6 @@ from oldphoto.tone import FIGURES, Tone, figures, restore_tone
 PHOTOS: dict[str, NDArray[np.uint8]] = {
     name: np.ascontiguousarray(getattr(skimage.data, name)()[..., :3]) for name in ("astronaut", "coffee", "chelsea")
 }
-
-
-@pytest.fixture(scope="module")
-def models() -> Models:
-    nets = [f.net for f in weights.read_lock() if f.set == "compact"]
-    return Models.load(weights.resolve("compact", lambda _: nets, offline=True), "cpu")
 
 
 @pytest.fixture(scope="module")

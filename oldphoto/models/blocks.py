@@ -98,9 +98,8 @@ class Doubling(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(N, channels_in, H, W) -> (N, channels_out, 2 H, 2 W)."""
-        if has_torch_function_unary(x) or x.device.type != "cpu":
-            return F.conv_transpose2d(x, self.weight, self.bias, 2, 1)
-        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        elsewhere = has_torch_function_unary(x) or x.device.type != "cpu"
+        if elsewhere or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.conv_transpose2d(x, self.weight, self.bias, 2, 1)
         n, _, height, width = x.shape
         out = x.new_empty(n, 2 * height, 2 * width, self.out_channels).permute(0, 3, 1, 2)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 # Figures further out than this many standard deviations are taken for no further: training has seen nothing there.
@@ -56,3 +58,9 @@ class Estimator(nn.Module):
             x = nn.functional.dropout(x, 0.2)
         answers: Tensor = self.last(nn.functional.leaky_relu(self.second(x), 0.2))
         return answers
+
+    def answers(self, figures: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As forward, of an array wherever the network is, and in full precision."""
+        device = self.usual.device
+        with torch.autocast(device.type, enabled=False):
+            return np.asarray(self(torch.from_numpy(figures).to(device)).cpu(), np.float32)

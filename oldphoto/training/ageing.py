@@ -197,6 +197,11 @@ def film_grain(x: Tensor, dice: Dice) -> Tensor:
     kernels = [_gaussian(15, dice.host.uniform(0.6, 1.6)) for _ in x]
     grain = filtered(dice.normal(len(x), 1, *x.shape[2:]), kernels, dice)
     grain = grain * dice.figures(len(x), 0.03, 0.14) / grain.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return grained(x, grain)
+
+
+def grained(x: Tensor, grain: Tensor) -> Tensor:
+    """Grain (N, 1, H, W) on photos (N, 3, H, W) in [0, 1], strongest in the mid-tones."""
     light = x.mean(dim=1, keepdim=True)
     return (x + grain * (0.4 + 2.4 * light * (1.0 - light))).clamp(0.0, 1.0)
 

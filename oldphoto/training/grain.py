@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oldphoto.training.ageing import Dice
+from oldphoto.training.ageing import Dice, grained
 from oldphoto.training.data import Pixels, read_photos
 
 SIDE = 32
@@ -46,9 +46,7 @@ class Grain:
         spectra = torch.fft.rfft2(self.kernels[those], shape)
         drawn = torch.fft.irfft2(torch.fft.rfft2(dice.normal(len(x), *shape)) * spectra, shape)[:, None]
         strength = self.strengths[those].view(-1, 1, 1, 1) * dice.figures(len(x), 0.6, 1.5)
-        light = x.mean(dim=1, keepdim=True)
-        grained = x + drawn * strength.clamp(max=MOST_STRENGTH) * (0.4 + 2.4 * light * (1.0 - light))
-        return torch.where(some, grained.clamp(0.0, 1.0), x)
+        return torch.where(some, grained(x, drawn * strength.clamp(max=MOST_STRENGTH)), x)
 
 
 def measured(photos: Sequence[Pixels], device: torch.device) -> Grain:
