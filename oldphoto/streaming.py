@@ -29,7 +29,6 @@ from oldphoto.models.mapping import (
     Region,
     attended,
     most_alike,
-    rebuilt_from,
 )
 
 BYTES = 4  # of a float32, which is what maps are stored in
@@ -320,6 +319,30 @@ class Attention(Node):
                 yield key, value.transpose(1, 2), keep
 
         return rebuilt_from(query, blocks())
+
+
+def rebuilt_from(query: Tensor, blocks: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """As mapping.rebuilt, of keys that come in blocks: keys (N, C, cells), values (N, cells, C), weights (N, 1,
+    cells)."""
+    peak = total = sound = mixed = None
+    for key, value, weights in blocks:
+        logits = torch.matmul(query, key)  # (N, rows, cells)
+        high = logits.amax(dim=2, keepdim=True)
+        if peak is not None:
+            high = torch.maximum(high, peak)
+        mass = torch.exp(logits - high)
+        kept = mass * weights
+        sums = mass.sum(dim=2, keepdim=True), kept.sum(dim=2, keepdim=True), torch.matmul(kept, value)
+        if peak is None or total is None or sound is None or mixed is None:
+            total, sound, mixed = sums
+        else:
+            fade = torch.exp(peak - high)
+            total, sound, mixed = (old * fade + new for old, new in zip((total, sound, mixed), sums, strict=True))
+        peak = high
+    assert total is not None
+    assert sound is not None
+    assert mixed is not None
+    return mixed / torch.maximum(sound, 1e-12 * total)
 
 
 class Patched(Node):

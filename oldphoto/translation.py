@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, cast
 
 import numpy as np
@@ -21,7 +23,7 @@ from oldphoto.errors import OutOfMemoryError
 from oldphoto.memory import gigabytes, line, out_of_memory, ran_out
 from oldphoto.models import winograd
 from oldphoto.models.blocks import resized
-from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side, spans
+from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side
 from oldphoto.models.vae import STRIDE, Source, Vae
 from oldphoto.streaming import Streamed, Streams
 from oldphoto.tensors import Pixels, mask_to_tensor, mirrored, to_pixels, to_tensor
@@ -29,13 +31,15 @@ from oldphoto.tensors import Pixels, mask_to_tensor, mirrored, to_pixels, to_ten
 # The least side the encoder's first reflection and two halvings can take.
 LEAST_SIDE = 16
 # Networks without normalisation see a bounded neighbourhood, so large photos run tile by tile, with the same result as
-# in one piece as long as the halo covers that neighbourhood. Both in pixels, multiples of 4.
-TILE = 1024
-HALO = 128
+# in one piece. Side of a tile with the neighbourhood in it, in pixels: larger ones repeat less, but leave the caches.
+TILE = 1280
+# Rows of latents at a time that encoder and decoder come from, or go to, full resolution with: more of them leave
+# the caches, fewer are made twice too often.
+BAND = 32
 # Bytes. What a tile takes for each of its pixels; a strip, above which none is quicker; what attention holds besides
 # maps; and the most that a photo may take in one piece, since strips are as quick. A whole run holds WHOLE_MAPS of its
 # largest map.
-TILE_PIXEL = 900
+TILE_PIXEL = 300
 MOST_STRIPS = 256 << 20
 ATTENTION_MEMORY = 320 << 20
 MOST_WHOLE = 768 << 20
@@ -59,6 +63,14 @@ class TranslationNets:
         return all(c.norm == "none" for c in configs)
 
     @property
+    def reach(self) -> int:
+        """How many pixels away photos are seen by bounded networks, but for the attention: whole cells."""
+        old, mapping, clean = self.old_vae.config, self.mapping.config, self.clean_vae.config
+        blocks = old.blocks + mapping.blocks + mapping.context_blocks + clean.blocks
+        cells = self.old_vae.encoder.reach + self.clean_vae.decoder.reach + 2 * (len(mapping.channels) + blocks)
+        return STRIDE * cells
+
+    @property
     def multiple(self) -> int:
         """What the photo's sides have to be multiples of: whole cells, or whole patches of the largest size."""
         return STRIDE * max(PATCH_SIZES) if self.mapping.config.context == "patches" else STRIDE
@@ -69,7 +81,7 @@ class Plan:
     """How a photo will be translated, and the most it is expected to take, in bytes.
 
     way: in one piece, in tiles, or strip by strip. memory: of the whole process; disk: temporary files, in the system's
-    folder for them. strips, maps: see streaming.Streams. tile: side of a tile in pixels, without its halo.
+    folder for them. strips, maps: see streaming.Streams. tile: side of a tile in pixels.
     """
 
     way: Literal["whole", "tiles", "strips"]
@@ -115,9 +127,9 @@ def plan_translation(
         room = min(room, most_whole)
     if nets.bounded:
         tile = TILE
-        while tile > 2 * HALO and TILE_PIXEL * (tile + 2 * HALO) ** 2 > room:
-            tile //= 2
-        sides = (min(side, tile + 2 * HALO) for side in (height, width))
+        while _smaller(tile) > 3 * nets.reach and TILE_PIXEL * tile**2 > room:
+            tile = _smaller(tile)
+        sides = (min(side, tile) for side in (height, width))
         return Plan("tiles", held + TILE_PIXEL * math.prod(sides), tile=tile)
     dry = _dry_run(height, width, damaged, nets, 0, 0)
     whole = WHOLE_MAPS * dry.largest_map + (ATTENTION_MEMORY if damaged else 0)
@@ -181,20 +193,20 @@ def translate_photo(
     warnings = _bounds(photo, nets)
     if plan.way == "strips":
         return _by_strips(photo, nets, plan, trusted, warnings)
-    tile = plan.tile or max(photo.height, photo.width)
+    tile, told = plan.tile or max(photo.height, photo.width), warnings
     while True:
         try:
-            return Translated(_by_tiles(photo, nets, trusted, tile), plan, warnings)
+            return Translated(_by_tiles(photo, nets, trusted, tile), plan, told)
         except Exception as error:
             if not ran_out(error):
                 raise
         if plan.way == "whole":
             less = Plan("strips", plan.memory // 2, plan.disk, MOST_STRIPS // 2, 0)
             return _by_strips(photo, nets, less, trusted, (*warnings, "memory ran out: went on strip by strip"))
-        tile //= 2
-        if tile < HALO:
+        tile = _smaller(tile)
+        if tile < 3 * nets.reach:
             raise out_of_memory((size[1], size[0]))
-        warnings = (*warnings, f"memory ran out: went on with tiles of {tile} pixels")
+        told = (*warnings, f"memory ran out: went on with tiles of {tile} pixels")
 
 
 def _bounds(photo: _Padded, nets: TranslationNets) -> tuple[str, ...]:
@@ -253,15 +265,29 @@ def _by_strips(
 
 
 def _by_tiles(photo: _Padded, nets: TranslationNets, trusted: bool, tile: int) -> Pixels:
-    """As translate_whole, tile by tile. Attention looks no further than its tile and halo, 1,280 pixels across."""
+    """As translate_whole, tile by tile. Attention looks no further than its tile."""
     out = np.empty_like(photo.pixels)
-    for top, bottom in spans(photo.height, tile, STRIDE):
-        for left, right in spans(photo.width, tile, STRIDE):
-            y0, x0 = max(0, top - HALO), max(0, left - HALO)
-            area = (y0, min(photo.height, bottom + HALO), x0, min(photo.width, right + HALO))
-            made = translate_whole(photo.part(*area), photo.part_of_mask(*area), nets, trusted)
+    run = translate_in_bands if nets.bounded else translate_whole
+    halo = nets.reach
+    for top, bottom in _tiles(photo.height, tile, halo):
+        for left, right in _tiles(photo.width, tile, halo):
+            y0, x0 = max(0, top - halo), max(0, left - halo)
+            area = (y0, min(photo.height, bottom + halo), x0, min(photo.width, right + halo))
+            made = run(photo.part(*area), photo.part_of_mask(*area), nets, trusted)
             photo.put(out, made[:, :, top - y0 : bottom - y0, left - x0 : right - x0], top, left)
     return out
+
+
+def _tiles(length: int, tile: int, halo: int) -> Iterator[tuple[int, int]]:
+    """Cut a side into parts which with a halo on each inner end are at most a tile, and even in size."""
+    count = -(-(length - 2 * halo) // (tile - 2 * halo)) if length > tile else 1
+    step = -(-(length - 2 * halo) // (count * STRIDE)) * STRIDE
+    yield from pairwise((0, *(halo + step * number for number in range(1, count)), length))
+
+
+def _smaller(tile: int) -> int:
+    """The next smaller tile, of about half the pixels."""
+    return tile * 3 // (4 * STRIDE) * STRIDE
 
 
 def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True) -> Tensor:
@@ -271,11 +297,43 @@ def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trust
     return nets.clean_vae.decode(latent, Source(filled, filled if trusted else x, mask))
 
 
+def translate_in_bands(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True) -> Tensor:
+    """As translate_whole, for networks without normalisation; what is of full resolution is there for BAND rows of
+    latents at a time, which takes a fifth of the memory, and is quicker, since it stays in the caches."""
+    encoder, decoder = nets.old_vae.encoder, nets.clean_vae.decoder
+    filled, holes = _filled(x, mask, nets), x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
+
+    def in_bands(reach: int, rows_of: Callable[[slice, slice], Tensor]) -> Tensor:
+        """rows_of: given rows of latents and of the photo -> as many rows of either, those of the band among them."""
+        made = []
+        height = x.shape[2] // STRIDE
+        for top in range(0, height, BAND):
+            first, last = max(0, top - reach), min(height, top + BAND + reach)
+            rows = rows_of(slice(first, last), slice(STRIDE * first, STRIDE * last))
+            scale = rows.shape[2] // (last - first)
+            made.append(rows[:, :, (top - first) * scale :][:, :, : min(BAND, height - top) * scale])
+        return torch.cat(made, dim=2)
+
+    latent = in_bands(encoder.reach, lambda _, rows: encoder.reduce(filled[:, :, rows], holes[:, :, rows]))
+    latent = decoder.blocks(nets.mapping(encoder.blocks(latent), mask))
+    seen = filled if trusted else x
+
+    def enlarged(rows: slice, full: slice) -> Tensor:
+        return decoder.enlarge(latent[:, :, rows], Source(filled[:, :, full], seen[:, :, full], holes[:, :, full]))
+
+    return in_bands(decoder.reach, enlarged)
+
+
 def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> tuple[Tensor, Tensor]:
     """The photo with its holes filled, (N, 3, H, W), and its clean latents, (N, C, H/4, W/4)."""
-    if mask is not None:
-        x = fill_from_surroundings(x, mask) if nets.old_vae.config.mask_input else fill_white(x, mask)
+    x = _filled(x, mask, nets)
     return x, nets.mapping(nets.old_vae.encode(x, mask), mask)
+
+
+def _filled(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> Tensor:
+    if mask is None:
+        return x
+    return fill_from_surroundings(x, mask) if nets.old_vae.config.mask_input else fill_white(x, mask)
 
 
 def fill_white(x: Tensor, mask: Tensor) -> Tensor:

@@ -315,8 +315,8 @@ def test_memory_running_out_beside_another_photo_is_told_of_the_photo_it_met(
     summary = batch_of(tmp_path, models, PLAIN, 2)
     assert not summary.failed
     warnings = {outcome.planned.source.stem: outcome.record["warnings"] for outcome in summary.outcomes}
-    assert warnings == {"96": [], "104": ["memory ran out: went on with tiles of 512 pixels"]}
-    assert sorted(met) == [(96, 1024), (104, 512), (104, 1024)]
+    assert warnings == {"96": [], "104": ["memory ran out: went on with tiles of 960 pixels"]}
+    assert sorted(met) == [(96, 1280), (104, 960), (104, 1280)]
 
 
 def test_photos_wait_for_each_other_where_memory_is_short(

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from oldphoto import streaming
 from oldphoto.models import mapping
-from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale, attended, most_alike, rebuilt_from
+from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale, attended, most_alike, rebuilt
 from oldphoto.models.vae import Vae, VaeConfig
-from oldphoto.streaming import Convolution, Moments, Streamed, Streams
+from oldphoto.streaming import Convolution, Moments, Streamed, Streams, rebuilt_from
 from oldphoto.translation import TranslationNets, translate_whole
 
 CPU = torch.device("cpu")
@@ -190,7 +190,8 @@ def test_keys_in_blocks_give_the_same_as_all_at_once() -> None:
     query, key, value = torch.randn(1, 5, 8) * 4, torch.randn(1, 8, 30) * 4, torch.randn(1, 30, 8)
     weights = (torch.rand(1, 1, 30) > 0.4).float()
     blocks = [(key[..., a : a + 7], value[:, a : a + 7], weights[..., a : a + 7]) for a in range(0, 30, 7)]
-    assert torch.allclose(rebuilt_from(query, blocks), rebuilt_from(query, [(key, value, weights)]), atol=1e-6)
+    together = rebuilt(query, key.transpose(1, 2), value, weights.transpose(1, 2))
+    assert torch.allclose(rebuilt_from(query, iter(blocks)), together, atol=1e-6)
 
 
 def test_the_most_alike_patch_is_found_in_any_block_and_the_first_of_equals() -> None:

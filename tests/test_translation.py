@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +30,7 @@ from oldphoto.translation import (
     fill_from_surroundings,
     fill_white,
     plan_translation,
+    translate_in_bands,
     translate_photo,
     translate_whole,
 )
@@ -84,12 +87,37 @@ def test_any_size_comes_out_as_it_went_in(
 
 
 def test_tiles_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, trio = photo(200, 132), nets()
+    pixels, trio = photo(300, 250), nets()
     whole = translated(pixels, None, trio).pixels
-    monkeypatch.setattr(translation, "TILE", 48)
+    monkeypatch.setattr(translation, "TILE", 2 * trio.reach + 20)
     tiled = translated(pixels, None, trio)
     assert tiled.plan.way == "tiles"
     assert levels_apart(tiled.pixels, whole) < 0.02
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_bands_equal_the_whole(trusted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trio, x = nets(), torch.rand(1, 3, 92, 40) * 2.0 - 1.0
+    mask = torch.zeros(1, 1, 92, 40)
+    mask[..., 20:60, 10:14] = 1.0
+    monkeypatch.setattr(translation, "BAND", 4)
+    with torch.inference_mode():
+        for damage in (None, mask):
+            whole = translate_whole(x, damage, trio, trusted)
+            assert torch.allclose(translate_in_bands(x, damage, trio, trusted), whole, atol=1e-6)
+            with monkeypatch.context() as patch:  # which can fail
+                patch.setattr(trio.clean_vae.decoder, "reach", 2)
+                assert not torch.allclose(translate_in_bands(x, damage, trio, trusted), whole, atol=1e-6)
+
+
+def test_parts_cover_a_side_and_are_no_larger_than_a_tile() -> None:
+    for length in range(16, 400, 4):
+        parts = list(translation._tiles(length, 96, 20))
+        assert [part[0] for part in parts] + [length] == [0] + [part[1] for part in parts]
+        sizes = [min(length, bottom + 20) - max(0, top - 20) for top, bottom in parts]
+        assert max(sizes) <= 96
+        assert max(sizes) - min(sizes) < 4 * len(sizes)
+        assert len(parts) == 1 or length > 96
 
 
 def test_too_small_a_halo_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +125,7 @@ def test_too_small_a_halo_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, trio = photo(200, 132), nets()
     whole = translated(pixels, None, trio).pixels
     monkeypatch.setattr(translation, "TILE", 48)
-    monkeypatch.setattr(translation, "HALO", 0)
+    monkeypatch.setattr(TranslationNets, "reach", 0)
     assert levels_apart(translated(pixels, None, trio).pixels, whole) > 1.0
 
 
@@ -143,8 +171,8 @@ def test_a_card_keeps_in_one_piece_what_fits_in_its_memory(monkeypatch: pytest.M
 
 
 def test_less_memory_means_smaller_tiles() -> None:
-    tiles = [plan_translation((3000, 4000), 8, False, nets(), CPU, resident() + (size << 20)) for size in (8000, 900)]
-    assert [plan.tile for plan in tiles] == [1024, 512]
+    tiles = [plan_translation((3000, 4000), 8, False, nets(), CPU, resident() + (size << 20)) for size in (8000, 300)]
+    assert [plan.tile for plan in tiles] == [1280, 720]
     assert tiles[1].memory < tiles[0].memory
 
 
@@ -157,15 +185,16 @@ def test_a_full_disk_is_told_before_work_starts(monkeypatch: pytest.MonkeyPatch)
 
 def test_running_out_of_memory_goes_on_in_smaller_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     def full_above(pixels: int) -> None:
-        def limited(x: Tensor, *rest: Any) -> Tensor:
+        def limited(as_ever: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
             if isinstance(x, Tensor) and x.shape[2] * x.shape[3] > pixels:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return translate_whole(x, *rest)
+            return as_ever(x, *rest)
 
-        monkeypatch.setattr(translation, "translate_whole", limited)
+        for way in (translate_whole, translate_in_bands):
+            monkeypatch.setattr(translation, way.__name__, partial(limited, way))
 
     pixels = photo(640, 540)
-    for trio, most, told in ((nets("instance", "none"), 0, "strip by strip"), (nets(), 200_000, "tiles of 512 pixels")):
+    for trio, most, told in ((nets("instance", "none"), 0, "strip by strip"), (nets(), 300_000, "tiles of 540 pixels")):
         whole = translated(pixels, None, trio)
         assert whole.warnings == ()
         full_above(most)

@@ -150,32 +150,20 @@ def spans(length: int, most: int, unit: int = 1) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, length)
 
 
-def rebuilt_from(query: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def rebuilt(query: Tensor, key: Tensor, value: Tensor, weights: Tensor) -> Tensor:
     """Softmax over all keys, then damaged keys struck out and the rows renormalised: (N, rows, C) -> the same.
 
-    blocks: keys (N, C, cells), values (N, cells, C) and weights (N, 1, cells), 0 = damaged; the keys of one softmax may
-    come in several blocks. A row whose kept mass underflows 1e-12 fades to 0 instead of being blown up, as published; a
-    photo damaged all over therefore gives 0.
+    key, value: (N, cells, C); weights: (N, cells, 1), 0 = damaged. A row whose kept mass underflows 1e-12 fades to 0
+    instead of being blown up, as published; a photo damaged all over therefore gives 0.
     """
-    peak = total = sound = mixed = None
-    for key, value, weights in blocks:
-        logits = torch.matmul(query, key)  # (N, rows, cells)
-        high = logits.amax(dim=2, keepdim=True)
-        if peak is not None:
-            high = torch.maximum(high, peak)
-        mass = torch.exp(logits - high)
-        kept = mass * weights
-        sums = mass.sum(dim=2, keepdim=True), kept.sum(dim=2, keepdim=True), torch.matmul(kept, value)
-        if peak is None or total is None or sound is None or mixed is None:
-            total, sound, mixed = sums
-        else:
-            fade = torch.exp(peak - high)
-            total, sound, mixed = (old * fade + new for old, new in zip((total, sound, mixed), sums, strict=True))
-        peak = high
-    assert total is not None
-    assert sound is not None
-    assert mixed is not None
-    return mixed / torch.maximum(sound, 1e-12 * total)
+    channels = value.shape[2]
+    # What is kept of a row is one more channel of its sum, so that torch's own attention gives both at once. It wants
+    # as many channels of queries and keys, and in eights.
+    more = 8 - channels % 8
+    weighted = F.pad(torch.cat([value * weights, weights.to(value.dtype)], dim=2), (0, more - 1))
+    queries, keys, values = F.pad(query, (0, more))[:, None], F.pad(key, (0, more))[:, None], weighted[:, None]
+    made = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[:, 0]
+    return made[..., :channels] / made[..., channels : channels + 1].clamp_min(1e-12)
 
 
 def most_alike(query: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -263,13 +251,10 @@ class NonLocal(nn.Module):
         out = value.new_zeros(n, h * w, c)
         for own, region in attended(h, w):
             near = (..., slice(region.top, region.bottom), slice(region.left, region.right))
-            keys = key[near].flatten(2)  # (N, C, cells)
-            values = value[near].flatten(2).transpose(1, 2)  # (N, cells, C)
-            weights = keep[near].flatten(2)  # (N, 1, cells)
             inside = cells[own.holds(cells, w)]
-            for now in _chunks(len(inside), n * keys.shape[2]):
-                some = query.flatten(2)[:, :, inside[now]].transpose(1, 2)  # (N, rows, C)
-                out[:, inside[now]] = rebuilt_from(some, [(keys, values, weights)]).to(out.dtype)
+            if len(inside):
+                seen = (each[near].flatten(2).transpose(1, 2) for each in (key, value, keep))  # (N, cells, ...)
+                out[:, inside] = rebuilt(query.flatten(2)[:, :, inside].transpose(1, 2), *seen).to(out.dtype)
         spread: Tensor = out.transpose(1, 2).reshape(n, c, h, w)
         return spread
 

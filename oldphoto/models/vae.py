@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oldphoto.models.blocks import Doubling, Norm, activate, blocks, normalise, reflect
+from oldphoto.models.blocks import Doubling, Norm, ToPicture, activate, blocks, joined, normalise, reflect
 from oldphoto.models.winograd import Conv3x3
 
 STRIDE = 4
@@ -47,6 +47,9 @@ class VaeConfig:
 class Encoder(nn.Module):
     """Photo -> latent map at a quarter of the size."""
 
+    # How many latent cells away `reduce` sees, by its kernels.
+    reach = 2
+
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.config = config
@@ -59,19 +62,25 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (N, 3, H, W) in [-1, 1]; mask: (N, 1, H, W), 1 = damaged -> (N, C, H/4, W/4)."""
+        latent: Tensor = self.blocks(self.reduce(x, mask))
+        return latent
+
+    def reduce(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """As forward, but for the residual blocks."""
         if self.config.mask_input:
             mask = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
-            x = torch.cat([x, mask], dim=1)
+            x = joined(x, mask)
         x = activate(normalise(self.stem(reflect(x, 3)), self.config.norm))
         for conv in self.down:
             x = activate(normalise(conv(x), self.config.norm))
-        for block in self.blocks:
-            x = block(x)
         return x
 
 
 class Decoder(nn.Module):
     """Latent map -> photo."""
+
+    # How many latent cells away `enlarge` sees, by its kernels.
+    reach = 3
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -79,19 +88,22 @@ class Decoder(nn.Module):
         c = config.latent_channels
         self.blocks = blocks(config.blocks, c, config.norm)
         self.up = nn.ModuleList([Doubling(c, c), Doubling(c, config.width)])
-        self.head = nn.Conv2d(config.width, 3, 7)
+        self.head = ToPicture(config.width)
         self.refine = Refine(config) if config.refine else None
 
     def paint(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, h, w) -> features (N, width, 4h, 4w), and the picture painted from the latents alone, in [-1, 1]."""
-        for block in self.blocks:
-            z = block(z)
+        """(N, C, h, w) after the residual blocks -> features (N, width, 4h, 4w), and the picture painted from the
+        latents alone, in [-1, 1]."""
         for conv in self.up:
             z = activate(normalise(conv(z), self.config.norm))
         return z, torch.tanh(self.head(reflect(z, 3)))
 
     def forward(self, z: Tensor, source: Source | None = None) -> Tensor:
         """z: (N, C, h, w); source: of 4h x 4w, or None -> (N, 3, 4h, 4w), in [-1, 1] where nothing is refined."""
+        return self.enlarge(self.blocks(z), source)
+
+    def enlarge(self, z: Tensor, source: Source | None) -> Tensor:
+        """As forward, of what comes after the residual blocks."""
         features, painted = self.paint(z)
         return painted if self.refine is None or source is None else self.refine(features, painted, source)
 
@@ -121,7 +133,7 @@ class Refine(nn.Module):
     def forward(self, features: Tensor, painted: Tensor, source: Source) -> Tensor:
         """features: (N, width, H, W); painted: (N, 3, H, W) -> (N, 3, H, W), not clipped."""
         seen = (source.filled, source.seen, source.mask)
-        x = torch.cat([features, painted, *(part.to(features.dtype) for part in seen)], dim=1)
+        x = joined(features, painted, *(part.to(features.dtype) for part in seen))
         x = F.leaky_relu(self.conv1(reflect(x, 1)), SLOPE)
         x = F.leaky_relu(self.conv2(reflect(x, 1)), SLOPE)
         x = self.last(reflect(x, 1))

@@ -180,9 +180,16 @@ def _signed(x: Tensor) -> Tensor:
     return (x * 255.0).round() / 127.5 - 1.0
 
 
+def _levels(x: Tensor) -> NDArray[np.uint8]:
+    """Pictures (N, 3, H, W) in [-1, 1] -> (N, H, W, 3) uint8."""
+    levels = ((x.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
 def quickly(device: torch.device) -> torch.autocast:
-    """Half precision for networks where there is a GPU."""
-    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+    """bfloat16 for networks on a GPU, and on processors that have it of their own."""
+    processor = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=processor or device.type == "cuda")
 
 
 class _Aged(Stage):
@@ -387,7 +394,7 @@ class FinetuneStage(_Aged):
         old, mask = batch["old"], batch["mask"]
         filled, latent = translate_latents(old, mask, nets)
         decoder, clean = nets.clean_vae.decoder, batch["clean"]
-        features, painted = decoder.paint(latent)
+        features, painted = decoder.paint(decoder.blocks(latent))
         terms = {"painted": 0.1 * torch.stack(list(likeness(painted, clean).values())).sum()}
         if decoder.refine is not None:
             seen = torch.where(batch["trusted"] > 0, filled, old)
@@ -500,10 +507,7 @@ class RestraintStage(_EstimatorStage):
         filled, latent = translate_latents(old, mask, self.restorer)
         seen = torch.where(batch["trusted"] > 0, filled, old)
         made = self.restorer.clean_vae.decode(latent, Source(filled, seen, mask))
-        before, after, clean = (
-            ((x.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().permute(0, 2, 3, 1).cpu().numpy()
-            for x in (old, made, batch["clean"])
-        )
+        before, after, clean = (_levels(x).astype(np.float32) for x in (old, made, batch["clean"]))
         holes = (mask[:, 0] > 0).cpu().numpy()
         rows = [self._of_one(*one) for one in zip(before, after, clean, holes, strict=True)]
         return {k: np.stack([row[k] for row in rows]).astype(np.float32) for k in rows[0]}
@@ -695,7 +699,7 @@ FACE_SIDE_CHANCES = (0.06, 0.14, 0.2, 0.2, 0.16, 0.12, 0.12)
 
 class FaceStage(Stage):
     """The face generator, on aligned clean faces and copies of them that were aged and then restored as a whole: what
-    it sees in a run is a photo that the translation has been over."""
+    it sees in a run is a photo that translation and restraint have been over."""
 
     def __init__(
         self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device, file: str, config: Config
@@ -704,6 +708,9 @@ class FaceStage(Stage):
         self.faces = aligned_faces(folders.faces, earlier, recipe.size, device)
         trio = {name: load_compact(earlier / f"{name}.safetensors") for name in ("old_vae", "mapping", "clean_vae")}
         self.restorer = FinetuneStage.trio({name: placed(net, device) for name, net in trio.items()})
+        judge = load_compact(earlier / f"{restraint.NET}.safetensors")
+        assert isinstance(judge, Estimator)
+        self.restraint = judge
         net = fresh(config)
         assert isinstance(net, FaceGenerator)
         if net.config.residual:
@@ -719,12 +726,21 @@ class FaceStage(Stage):
         clean = torch.where(dice.some(count, GREY), ageing.grey(clean), clean)
         small = max(32, round(side * rng.choice(FACE_SIDES, p=FACE_SIDE_CHANCES) / 16) * 16)
         old = clean if small == side else ageing.resized(clean, small, cv2.INTER_AREA)
-        old = _signed(ageing.wider_mixture(old, dice))
-        with torch.no_grad(), quickly(self.device):
-            old = (translate_whole(old, None, self.restorer).float().clamp(-1.0, 1.0) + 1.0) / 2.0
+        old = self._restored(_signed(ageing.wider_mixture(old, dice)))
         if small != side:
             old = ageing.resized(old, side, cv2.INTER_LINEAR if rng.random() < 0.7 else cv2.INTER_CUBIC)
         return {"clean": _signed(clean), "old": _signed(old)}
+
+    @torch.no_grad()
+    def _restored(self, old: Tensor) -> Tensor:
+        """Photos (N, 3, S, S) in [-1, 1] as a run restores them, but for faces, in [0, 1]."""
+        with quickly(self.device):
+            made = translate_whole(old, None, self.restorer)
+        kept = []
+        for before, after in zip(_levels(old), _levels(made), strict=True):
+            shares = restraint.judged(before, after, None, self.restraint)
+            kept.append(restraint.kept(before, after, None, shares))
+        return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).to(self.device) / 255.0
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Likeness, feature matching and LSGAN."""
