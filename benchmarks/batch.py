@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from oldphoto import batch, weights
+from oldphoto import batch, planning, weights
 from oldphoto.bench import photo
 from oldphoto.image import PHOTO_SUFFIXES
 from oldphoto.options import Options
@@ -102,7 +102,7 @@ def pictures(folder: Path | None, megapixels: float) -> Iterator[Image.Image]:
 
 def run(paths: list[str], output: Path, work: batch.Work) -> None:
     """The batch, as the command runs it."""
-    summary = batch.run(batch.plan(paths, f"{output}/").photos, lambda: work)
+    summary = batch.run(planning.plan(paths, f"{output}/").photos, lambda: work)
     assert not summary.failed
     assert not summary.interrupted
 

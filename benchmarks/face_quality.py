@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import dlib
@@ -23,17 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oldphoto.blending import blend
-from oldphoto.faces import Face, crop_matrix, cut_out, enhance_faces, find_faces, similarity
+from oldphoto.faces import Face, crop_matrix, cut_out, find_faces, similarity
 from oldphoto.image import read_photo
 from oldphoto.options import Options
-from oldphoto.pipeline import Restorer
+from oldphoto.pipeline import Restorer, enhanced_faces
 from oldphoto.training.degrade import published_mixture
 from oldphoto.training.evaluate import psnr, ssim
 
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]
 
-SIZE = 256
+SIZE: Literal[256] = 256
 SEED = 20200604
 # Where the five points lie in the 150 x 150 pixels that dlib's recognition model takes: the mean over held-out faces.
 CHIP = np.array([[49.7, 46.5], [100.0, 46.5], [74.0, 75.0], [53.0, 104.7], [97.0, 104.7]])
@@ -56,7 +57,7 @@ class Held:
 class Bench:
     """A restorer, and the face stage by itself."""
 
-    def __init__(self, model: str, strength: float) -> None:
+    def __init__(self, model: str, strength: float | None) -> None:
         self.restorer = Restorer.from_pretrained(model, offline=model == "compact")  # type: ignore[arg-type]  # checked there
         self.strength = strength
 
@@ -68,9 +69,8 @@ class Bench:
         """The faces of a restored photo, enhanced."""
         models = self.restorer.models
         found = find_faces(pixels, models.landmarks, SIZE)
-        if not found:
-            return []
-        return enhance_faces(found, models.face_generator(SIZE), str(models.device), 4, self.strength)
+        with models.inference():
+            return enhanced_faces(found, models, Options(face_strength=self.strength), SIZE)
 
     def held(self, clean: Pixels, points: Points, number: int) -> Held:
         """Put one face through everything."""
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=60, help="held-out faces (default 60)")
     parser.add_argument("--old", type=int, default=20, help="faces of real old photos on the sheet (default 20)")
     parser.add_argument("--model", choices=["compact", "published"], default="compact")
-    parser.add_argument("--strength", type=float, default=Options.face_strength)
+    parser.add_argument("--strength", type=float, help="share of the enhancement (default: judged face by face)")
     parser.add_argument("--descriptor", type=Path, help="dlib's face recognition model")
     parser.add_argument("--sheets", type=Path, help="folder for held_out.png and old.png")
     options = parser.parse_args()

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
-from oldphoto.batch import Plan, Planned, stamp
+from oldphoto.batch import stamp
 from oldphoto.errors import NoInputError
+from oldphoto.planning import Plan, Planned
 
 # A file is whole when it has not changed for so long. Scanners and copies over a network write in bursts.
 PAUSE_SECONDS = 2.0

@@ -52,8 +52,9 @@ from oldphoto.options import Options, read_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oldphoto.batch import Existing, Listing, Outcome, Plan, Planned, Summary, Work
+    from oldphoto.batch import Listing, Outcome, Summary, Work
     from oldphoto.manifest import Record
+    from oldphoto.planning import Existing, Plan, Planned
     from oldphoto.report import Page
     from oldphoto.weights import Copy, ModelSet, WeightFile, WeightSet
     from oldphoto.weights import Model as ModelName
@@ -377,7 +378,13 @@ def restore(
         ),
     ] = None,
     face_strength: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How far faces are enhanced: 0 leaves them, 1 is all.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="How far faces are enhanced: 0 leaves them, 1 is all; by default judged face by face.",
+            show_default=False,
+        ),
     ] = Options.face_strength,
     min_face: Annotated[
         int, typer.Option(min=0, metavar="PIXELS", help="Leave faces smaller than this as they are.")
@@ -594,12 +601,12 @@ def restore(
         quality=quality,
         max_memory=None if max_memory is None else read_size(max_memory),
     )
-    from oldphoto import arrivals, batch, cluster
+    from oldphoto import arrivals, batch, cluster, planning
     from oldphoto.image import DEFAULT_MAX_PIXELS
     from oldphoto.signing import Signer
 
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
-    part = None if shard is None else batch.Shard.parse(shard)
+    part = None if shard is None else planning.Shard.parse(shard)
     signer = None if c2pa is None else Signer.load(*c2pa)
     listed = [] if from0 is None else read_names(from0)
     with ExitStack() as stack:
@@ -611,14 +618,14 @@ def restore(
         records = last_lines(read_manifest(resume)) if resume is not None and resume.exists() else {}
 
         def make_plan(existing: Existing) -> Plan:
-            return batch.plan(
+            return planning.plan(
                 [str(watch)] if watch else inputs or [],
                 output,
                 recursive=recursive,
                 existing="overwrite" if overwrite else existing,
                 masks=mask,
                 save_masks=save_mask,
-                naming=batch.Naming(format, suffix, name_template),
+                naming=planning.Naming(format, suffix, name_template),
                 save_faces=save_faces,
                 compare=compare,
                 listed=listed,
@@ -762,11 +769,11 @@ def find_weights(
     photos: Sequence[Planned] | None, options: Options, model: str, *, offline: bool, masks: bool, report: Report
 ) -> WeightSet:
     """Have the weights that these photos need and no others; all, where the photos are not known yet."""
-    from oldphoto import batch, weights
+    from oldphoto import planning, weights
 
     def nets(name: ModelSet) -> list[str]:
         # Photos of both kinds may need the nets of both paths; a dict keeps the order.
-        kinds = batch.large_or_not(photos, options)
+        kinds = planning.large_or_not(photos, options)
         return list(dict.fromkeys(net for large in kinds for net in weights.needed_nets(name, options, large, masks)))
 
     with Downloads(report.console, quiet=report.quiet) as downloads:
@@ -901,13 +908,13 @@ def list_faces(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
 ) -> None:
     """List the faces of photos by the numbers that `restore --only-face` and `--skip-face` take."""
-    from oldphoto import batch
+    from oldphoto import batch, planning
 
     if draw is None:
-        photos = batch.find_photos(inputs, recursive=recursive)
+        photos = planning.find_photos(inputs, recursive=recursive)
     else:
         existing: Literal["overwrite", "refuse"] = "overwrite" if overwrite else "refuse"
-        photos = batch.plan(inputs, draw, recursive=recursive, existing=existing).photos
+        photos = planning.plan(inputs, draw, recursive=recursive, existing=existing).photos
     detector = None
     if face_detector is FaceDetector.CNN:
         from oldphoto import weights

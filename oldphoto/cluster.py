@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from oldphoto.batch import Outcome, Planned, Summary, Work, failed, restore_file
+from oldphoto.batch import Outcome, Summary, Work, failed, restore_file
 from oldphoto.errors import FileAccessError, OutOfMemoryError, UsageError
 from oldphoto.image import DEFAULT_MAX_PIXELS, hidden_name, remove_parts
 from oldphoto.manifest import Record, absolute
+from oldphoto.planning import Planned
 
 # A photo during which so many workers died is what kills them.
 TRIES = 3

@@ -29,6 +29,10 @@ Pixels = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
+Levels = npt.NDArray[np.float32]
+# A face before, and what the generator makes of it, in levels -> what to use of the latter, and the shares of its
+# changes that are kept.
+Keep = Callable[[Pixels, Levels], tuple[Levels, tuple[float, float, float, float]]]
 
 # Where the five points lie in a crop of 512 x 512 before it is spread by CLOSENESS about (256, 256): eyes, nose tip,
 # mouth corners, picture-left first.
@@ -92,6 +96,8 @@ class Face:
     black outside the photo.
     after: (S, S, 3) float32 RGB in [0, 255], enhanced; None for a face left as it is.
     number: from 1, the one that `oldphoto faces` lists.
+    kept: the shares that `after` has of the generator's changes, of small and large ones of light and of small and
+    large ones of colour; None for a face left as it is.
     """
 
     box: Box
@@ -101,6 +107,7 @@ class Face:
     before: Pixels
     after: npt.NDArray[np.float32] | None = None
     number: int = 1
+    kept: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -690,12 +697,12 @@ def draw_faces(pixels: Pixels | npt.NDArray[np.uint16], detections: Sequence[Det
 
 
 def enhance_faces(
-    faces: Sequence[Face], generator: nn.Module, device: str, batch: int, strength: float = 1.0
+    faces: Sequence[Face], generator: nn.Module, device: str, batch: int, keep: Keep | None = None
 ) -> list[Face]:
-    """The same faces with `after` filled in; batch: how many go through the generator at once, which bounds the memory.
+    """The same faces with `after` and `kept` filled in; batch: how many go through the generator at once, which bounds
+    the memory.
 
-    generator: (N, 3, S, S) in [-1, 1] -> the same, on the given device and in eval mode. strength: `after` lies this
-    share of the way from `before` to what the generator gives.
+    generator: (N, 3, S, S) in [-1, 1] -> the same, on the given device and in eval mode. keep: see Keep; None is all.
     """
     import torch
 
@@ -709,9 +716,9 @@ def enhance_faces(
         some = faces[start : start + batch]
         crops = torch.cat([to_tensor(face.before) for face in some])  # (n, 3, S, S)
         with torch.inference_mode():
-            better = generator(crops.to(device=device, dtype=precision)).float().cpu()
-        levels = ((better + 1.0) * 127.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().numpy()  # (n, S, S, 3)
+            made = generator(crops.to(device=device, dtype=precision)).float().cpu()
+        levels = ((made + 1.0) * 127.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().numpy()  # (n, S, S, 3)
         for face, after in zip(some, levels, strict=True):
-            before = face.before.astype(np.float32)
-            enhanced.append(replace(face, after=before + np.float32(strength) * (after - before)))
+            better, kept = (after, (1.0, 1.0, 1.0, 1.0)) if keep is None else keep(face.before, after)
+            enhanced.append(replace(face, after=better, kept=kept))
     return enhanced

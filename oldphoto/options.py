@@ -31,6 +31,8 @@ class Options:
     tone: undo fading where a photo has surely faded. The published networks leave tone alone in any case.
     strength: share, 0..1, of the changes to keep outside of damage; None takes what the compact set judges right for
         each photo, and all with the published networks.
+    face_strength: share, 0..1, of each face's enhancement; None takes what the compact set judges right for each face,
+        and all with the published networks.
     quality: 1 to 100, of outputs in lossy formats; None takes a JPEG source's own, else 95.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
         were found, and 0 for a mask that the user gives.
@@ -45,7 +47,7 @@ class Options:
     face_size: Literal[256, 512] | None = None
     scratch_threshold: float | None = None
     mask_dilation: int | None = None
-    face_strength: float = 1.0
+    face_strength: float | None = None
     min_face: int = 32
     only_faces: tuple[int, ...] = ()
     skip_faces: tuple[int, ...] = ()
@@ -66,7 +68,7 @@ class Options:
             raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
-        if not 0.0 <= self.face_strength <= 1.0:
+        if self.face_strength is not None and not 0.0 <= self.face_strength <= 1.0:
             raise UsageError(f"face strength is {self.face_strength}", "use a value from 0 to 1")
         if self.strength is not None and not 0.0 <= self.strength <= 1.0:
             raise UsageError(f"strength is {self.strength}", "use a value from 0 to 1")

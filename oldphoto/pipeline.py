@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +44,7 @@ from oldphoto.models.estimator import Estimator
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
-from oldphoto.restraint import Shares, judged, kept
+from oldphoto.restraint import Shares, judged, kept, lessened
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
 from oldphoto.tensors import Pixels
 from oldphoto.tone import Tone, restore_tone
@@ -160,7 +160,9 @@ def _shares(before: Pixels, after: Pixels, mask: Mask | None, models: Models, op
     return shares if mask is None else (shares[0], 1.0, shares[2], 1.0)
 
 
-def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options, size: int) -> tuple[Face, ...]:
+def _enhanced(
+    before: Pixels, restored: Pixels, models: Models, options: Options, size: Literal[256, 512]
+) -> tuple[Face, ...]:
     """All faces by number, cut from the restored photo; those that the options want are enhanced.
 
     Looked for twice: in the photo as it came, which gives the numbers that `oldphoto faces` lists without restoring
@@ -171,11 +173,26 @@ def _enhanced(before: Pixels, restored: Pixels, models: Models, options: Options
     found = joined(detect_faces(before, detector), detect_faces(pixels, detector))
     faces = cut_faces(pixels, found, models.landmarks, size) if found else []
     wanted = [face for face, seen in zip(faces, found, strict=True) if options.wants_face(face.number, seen.side)]
-    if wanted:
-        generator = models.face_generator(size)
-        wanted = enhance_faces(wanted, generator, str(models.device), FACES_AT_ONCE, options.face_strength)
-    enhanced = {face.number: face for face in wanted}
+    enhanced = {face.number: face for face in enhanced_faces(wanted, models, options, size)}
     return tuple(enhanced.get(face.number, face) for face in faces)
+
+
+def enhanced_faces(faces: Sequence[Face], models: Models, options: Options, size: Literal[256, 512]) -> list[Face]:
+    """These faces, cut out as `size` pixels, enhanced by as much as the options say, or as the set judges right."""
+    if not faces:
+        return []
+
+    def keep(before: NDArray[np.uint8], made: NDArray[np.float32]) -> tuple[NDArray[np.float32], Shares]:
+        if options.face_strength is not None or models.published:
+            share = 1.0 if options.face_strength is None else options.face_strength
+            shares = share, share, share, share
+        else:
+            rounded = np.asarray(np.rint(made), np.uint8)
+            shares = judged(before, rounded, None, models.estimator(restraint.FACE_NET))
+        old = before.astype(np.float32)
+        return (made if min(shares) == 1.0 else old + lessened(made - old, shares)), shares
+
+    return enhance_faces(faces, models.face_generator(size), str(models.device), FACES_AT_ONCE, keep)
 
 
 def plan(size: tuple[int, int], depth: int, damaged: bool, models: Models, options: Options) -> Plan:

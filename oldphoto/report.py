@@ -24,7 +24,7 @@ from urllib.parse import quote
 from oldphoto import __version__
 from oldphoto.compare import Look, look_at_files
 from oldphoto.errors import BadImageError, FileAccessError, NoInputError, RefusedOverwriteError
-from oldphoto.manifest import FileFacts, Record, changes, last_lines
+from oldphoto.manifest import FaceFacts, FileFacts, Record, changes, last_lines
 
 if TYPE_CHECKING:
     from jinja2.environment import TemplateModule
@@ -285,14 +285,12 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
         if told:
             rows.append(("", ", ".join(told), None))
     if record["faces"]:
-        told = [f"{f['number']} (score {f['score']:.2f}, strength {f['strength']:g})" for f in record["faces"]]
-        rows.append(("Faces", ", ".join(told), None))
+        rows.append(("Faces", "; ".join(_face(face) for face in record["faces"]), None))
     for change in record["changes"]:
         if change["tone"] is not None:
             rows.append(("Tone", f"fading undone, {change['tone']['likely']:.0%} sure", None))
         if change["kept"] is not None:
-            small, large, colour, more = (f"{share:.0%}" for share in change["kept"])
-            rows.append(("Kept", f"of small changes {small}, of large {large}; of colour {colour} and {more}", None))
+            rows.append(("Kept", _shares(change["kept"]), None))
     if record["source_type"]:
         rows.append(("Source type", record["source_type"], None))
     if record["stages"]:
@@ -305,6 +303,16 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
     if record["options"]:
         rows.append(("Options", _options(record["options"]), None))
     return rows
+
+
+def _face(face: FaceFacts) -> str:
+    kept = "left as it was" if face["kept"] is None else f"kept {_shares(face['kept'])}"
+    return f"{face['number']}: score {face['score']:.2f}, {kept}"
+
+
+def _shares(shares: list[float]) -> str:
+    small, large, colour, more = (f"{share:.0%}" for share in shares)
+    return f"of small changes {small}, of large {large}; of colour {colour} and {more}"
 
 
 def _options(options: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""How much of what the translation changed is kept: a network that mends noise also changes what needed no mending.
+"""How much of what a network changed is kept: one that mends noise also changes what needed no mending.
 
 The change is split into light and colour, and each into what is small, up to EDGE levels, and what goes beyond. Of each
 of the four a share is kept, between 0 and 1, one for the whole photo, which a small network judges from figures about
-photo and change. What was repaired as damage is kept in full. Pixels are (H, W, 3) uint8 or uint16 RGB.
+photo and change. What was repaired as damage is kept in full. The same goes for each face and what the face generator
+makes of it, with a judge of its own. Pixels are (H, W, 3) uint8 or uint16 RGB.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Shares = tuple[float, float, float, float]
-NET = "restraint"
+NET, FACE_NET = "restraint", "face_restraint"
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Levels of 255. Film grain and the blocks of a JPEG lie below, specks and the salt of salt-and-pepper beyond.
 EDGE = 6.0
@@ -82,15 +83,20 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, shares: Shares) -> Pi
         rows = slice(start, start + ROWS_AT_ONCE)
         old = np.asarray(before[rows], np.float32)
         change = np.asarray(after[rows], np.float32) - old
-        small_light, large_light, small_colour, large_colour = parts(change, edge)
-        less = (shares[0] * small_light + shares[1] * large_light)[..., None]
-        less = less + shares[2] * small_colour + shares[3] * large_colour
+        less = lessened(change, shares, edge)
         if mask is not None:
             above = min(start, RIM)
             whole = repaired(mask[start - above : start + ROWS_AT_ONCE + RIM])[above : above + len(old), :, None]
             less += whole * (change - less)
         out[rows] = np.clip(np.rint(old + less), 0, top)
     return out
+
+
+def lessened(change: Floats, shares: Shares, edge: float = EDGE) -> Floats:
+    """These shares of the parts of a change (H, W, 3), summed. edge: see `parts`."""
+    small_light, large_light, small_colour, large_colour = parts(change, edge)
+    light = (shares[0] * small_light + shares[1] * large_light)[..., None]
+    return np.asarray(light + shares[2] * small_colour + shares[3] * large_colour, np.float32)
 
 
 def parts(change: Floats, edge: float = EDGE) -> tuple[Floats, Floats, Floats, Floats]:

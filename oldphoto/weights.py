@@ -265,6 +265,7 @@ def needed_nets(model_set: ModelSet, options: Options, large: bool, has_mask: bo
         nets += ["restraint"] if options.strength is None and not options.only_damaged else []
         nets += ["tone"] if options.restores_tone else []
         faces = ["face_generator", "landmarks_5"]
+        faces += [] if options.face_strength is not None else ["face_restraint"]
     else:
         nets.append(("mapping_patch_attention" if large else "mapping_scratch") if repair else "mapping")
         faces = [f"face_generator_{options.face_size or (512 if large else 256)}", "landmarks_68"]

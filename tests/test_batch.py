@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oldphoto import batch, flight
-from oldphoto.batch import Naming, Outcome, Plan, Planned, Work
+from oldphoto import batch, flight, planning
+from oldphoto.batch import Outcome, Work
 from oldphoto.errors import (
     BadImageError,
     ExitCode,
@@ -33,6 +33,7 @@ from oldphoto.image import Photo
 from oldphoto.manifest import Record, Setting
 from oldphoto.memory import line
 from oldphoto.options import Options
+from oldphoto.planning import Naming, Plan, Planned
 
 SETTING = Setting(Options(), "compact", {})
 
@@ -88,9 +89,14 @@ def with_faces(photo: Photo, mask: Any) -> Any:
     before = np.full((4, 4, 3), 10, np.uint8)
     faces = (
         SimpleNamespace(
-            number=1, box=(0.0, 0.0, 4.0, 4.0), score=1.0, before=before, after=np.full((4, 4, 3), 300.0, np.float32)
+            number=1,
+            box=(0.0, 0.0, 4.0, 4.0),
+            score=1.0,
+            before=before,
+            after=np.full((4, 4, 3), 300.0, np.float32),
+            kept=(1.0, 1.0, 1.0, 1.0),
         ),
-        SimpleNamespace(number=2, box=(4.0, 0.0, 8.0, 4.0), score=0.5, before=before, after=None),
+        SimpleNamespace(number=2, box=(4.0, 0.0, 8.0, 4.0), score=0.5, before=before, after=None, kept=None),
     )
     return SimpleNamespace(**(vars(negative(photo, mask)) | {"faces": faces}))
 
@@ -99,14 +105,14 @@ def with_faces(photo: Photo, mask: Any) -> Any:
 
 
 def test_a_folder_gives_its_own_photos_in_order(album: Path) -> None:
-    plan = batch.plan([str(album / "in")], str(album / "out"))
+    plan = planning.plan([str(album / "in")], str(album / "out"))
     assert pairs(plan, album) == {"in/a.jpg": "out/a.jpg", "in/b.PNG": "out/b.PNG"}
     assert plan.ignored == 3
     assert not plan.single
 
 
 def test_a_tree_is_mirrored(album: Path) -> None:
-    plan = batch.plan([str(album / "in")], str(album / "out"), recursive=True)
+    plan = planning.plan([str(album / "in")], str(album / "out"), recursive=True)
     assert pairs(plan, album) == {"in/a.jpg": "out/a.jpg", "in/b.PNG": "out/b.PNG", "in/sub/c.tif": "out/sub/c.tif"}
 
 
@@ -123,16 +129,16 @@ def test_a_tree_is_mirrored(album: Path) -> None:
 def test_patterns_are_expanded_here(album: Path, pattern: str, recursive: bool, expected: list[str]) -> None:
     if not expected:
         with pytest.raises(NoInputError):
-            batch.plan([str(album / pattern)], str(album / "out"), recursive=recursive)
+            planning.plan([str(album / pattern)], str(album / "out"), recursive=recursive)
         return
-    plan = batch.plan([str(album / pattern)], str(album / "out"), recursive=recursive)
+    plan = planning.plan([str(album / pattern)], str(album / "out"), recursive=recursive)
     assert list(pairs(plan, album)) == expected
 
 
 def test_a_name_with_brackets_is_a_file_and_not_a_pattern(tmp_path: Path) -> None:
     draw(tmp_path / "scan [1].jpg")
     draw(tmp_path / "scan 1.jpg")
-    plan = batch.plan([str(tmp_path / "scan [1].jpg")], str(tmp_path / "out/"))
+    plan = planning.plan([str(tmp_path / "scan [1].jpg")], str(tmp_path / "out/"))
     assert [photo.source.name for photo in plan.photos] == ["scan [1].jpg"]
     assert plan.single
 
@@ -140,7 +146,7 @@ def test_a_name_with_brackets_is_a_file_and_not_a_pattern(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["Großmutter 1921.jpg", "祖母.jpg", "صورة قديمة.png", "a'b\"c;$(x) &.jpg", "-o.jpg"])
 def test_odd_names_survive(tmp_path: Path, name: str) -> None:
     draw(tmp_path / "in" / name)
-    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"))
+    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "out"))
     assert run(plan).exit_code == ExitCode.DONE
     assert size_of(tmp_path / "out" / name) == (12, 8)
 
@@ -154,13 +160,13 @@ def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
         (tmp_path / "x.png").rename(os.fsdecode(raw))
     except OSError:
         pytest.skip("this file system wants UTF-8 names")
-    plan = batch.plan([str(folder)], str(tmp_path / "out"))
+    plan = planning.plan([str(folder)], str(tmp_path / "out"))
     assert run(plan).exit_code == ExitCode.DONE
     assert [os.fsencode(path.name) for path in (tmp_path / "out").iterdir()] == [b"caf\xe9.png"]
 
 
 def test_a_file_named_twice_is_restored_once(album: Path) -> None:
-    plan = batch.plan([str(album / "in"), str(album / "in/a.jpg"), f"{album}/in/../in/a.jpg"], str(album / "out"))
+    plan = planning.plan([str(album / "in"), str(album / "in/a.jpg"), f"{album}/in/../in/a.jpg"], str(album / "out"))
     assert len(plan.photos) == 2
 
 
@@ -170,25 +176,25 @@ def test_a_file_named_twice_is_restored_once(album: Path) -> None:
 )
 def test_the_output_of_a_single_photo_is_a_file_or_a_folder(album: Path, output: str, expected: str) -> None:
     (album / "there.d").mkdir()
-    plan = batch.plan([str(album / "in/a.jpg")], f"{album}/{output}")
+    plan = planning.plan([str(album / "in/a.jpg")], f"{album}/{output}")
     assert plan.photos[0].target == album / expected
 
 
 def test_a_photo_cannot_be_written_under_a_foreign_suffix(album: Path) -> None:
     with pytest.raises(UsageError, match=r"out\.doc"):
-        batch.plan([str(album / "in/a.jpg")], str(album / "out.doc"))
+        planning.plan([str(album / "in/a.jpg")], str(album / "out.doc"))
 
 
 def test_several_photos_cannot_become_one_file(album: Path) -> None:
     draw(album / "one.jpg")
     with pytest.raises(UsageError, match="is a file"):
-        batch.plan([str(album / "in")], str(album / "one.jpg"), existing="overwrite")
+        planning.plan([str(album / "in")], str(album / "one.jpg"), existing="overwrite")
 
 
 def test_outputs_and_masks_below_the_input_are_not_searched(album: Path) -> None:
     draw(album / "in/restored/a.jpg")
     draw(album / "in/masks/a.png")
-    plan = batch.plan(
+    plan = planning.plan(
         [str(album / "in")],
         str(album / "in/restored"),
         recursive=True,
@@ -202,11 +208,11 @@ def test_outputs_and_masks_below_the_input_are_not_searched(album: Path) -> None
 def test_no_input_is_an_error(tmp_path: Path, inputs: list[str]) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoInputError, match=inputs[0].strip("*")):
-        batch.plan([str(tmp_path / text) for text in inputs], str(tmp_path / "out"))
+        planning.plan([str(tmp_path / text) for text in inputs], str(tmp_path / "out"))
 
 
 def test_one_missing_file_among_others_is_that_files_failure(album: Path) -> None:
-    plan = batch.plan([str(album / "in/a.jpg"), str(album / "in/gone.jpg")], str(album / "out"))
+    plan = planning.plan([str(album / "in/a.jpg"), str(album / "in/gone.jpg")], str(album / "out"))
     summary = run(plan)
     assert summary.exit_code == ExitCode.SOME_FAILED
     assert [outcome.planned.source.name for outcome in summary.failed] == ["gone.jpg"]
@@ -220,7 +226,7 @@ def test_one_missing_file_among_others_is_that_files_failure(album: Path) -> Non
 def test_two_photos_of_one_name_are_refused(album: Path) -> None:
     draw(album / "other/a.jpg")
     with pytest.raises(RefusedOverwriteError, match=r"in.a\.jpg and .*other.a\.jpg would both become"):
-        batch.plan([str(album / "in"), str(album / "other")], str(album / "out"))
+        planning.plan([str(album / "in"), str(album / "other")], str(album / "out"))
 
 
 @pytest.mark.parametrize(("one", "two"), [("A.jpg", "a.jpg"), ("caf\u00e9.jpg", "cafe\u0301.jpg"), ("a.JPG", "a.jpg")])
@@ -228,32 +234,32 @@ def test_names_that_some_file_system_would_join_are_refused(tmp_path: Path, one:
     draw(tmp_path / "in/x" / one)
     draw(tmp_path / "in/y" / two)
     with pytest.raises(RefusedOverwriteError, match="would both become"):
-        batch.plan([str(tmp_path / "in/x"), str(tmp_path / "in/y")], str(tmp_path / "out"))
+        planning.plan([str(tmp_path / "in/x"), str(tmp_path / "in/y")], str(tmp_path / "out"))
 
 
 def test_one_stem_with_two_suffixes_is_two_photos(tmp_path: Path) -> None:
     draw(tmp_path / "in/a.jpg")
     draw(tmp_path / "in/a.png")
-    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"))
+    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "out"))
     assert run(plan).exit_code == ExitCode.DONE
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a.png"]
     with pytest.raises(RefusedOverwriteError, match=r"would both become .*masks.a\.png"):
-        batch.plan([str(tmp_path / "in")], str(tmp_path / "new"), save_masks=tmp_path / "masks")
+        planning.plan([str(tmp_path / "in")], str(tmp_path / "new"), save_masks=tmp_path / "masks")
 
 
 @pytest.mark.parametrize("existing", ["refuse", "skip", "overwrite"])
 @pytest.mark.parametrize("output", ["in", "in/", "link", "link/../in", "in/a.jpg", "hard.jpg"])
-def test_an_input_is_never_overwritten(album: Path, output: str, existing: batch.Existing) -> None:
+def test_an_input_is_never_overwritten(album: Path, output: str, existing: planning.Existing) -> None:
     (album / "link").symlink_to(album / "in", target_is_directory=True)
     (album / "hard.jpg").hardlink_to(album / "in/a.jpg")
     with pytest.raises(RefusedOverwriteError, match="inputs are never overwritten"):
-        batch.plan([str(album / "in/a.jpg")], f"{album}/{output}", existing=existing)
+        planning.plan([str(album / "in/a.jpg")], f"{album}/{output}", existing=existing)
 
 
 def test_a_mask_given_is_an_input_too(album: Path) -> None:
     draw(album / "masks/a.png")
     with pytest.raises(RefusedOverwriteError, match="inputs are never overwritten"):
-        batch.plan(
+        planning.plan(
             [str(album / "in/a.jpg")],
             str(album / "out"),
             existing="overwrite",
@@ -265,19 +271,19 @@ def test_a_mask_given_is_an_input_too(album: Path) -> None:
 def test_existing_outputs_are_refused_skipped_or_overwritten(album: Path) -> None:
     before = draw(album / "out/a.jpg", size=(3, 3)).read_bytes()
     with pytest.raises(RefusedOverwriteError, match=r"out.a\.jpg exists"):
-        batch.plan([str(album / "in")], str(album / "out"))
-    plan = batch.plan([str(album / "in")], str(album / "out"), existing="skip")
+        planning.plan([str(album / "in")], str(album / "out"))
+    plan = planning.plan([str(album / "in")], str(album / "out"), existing="skip")
     assert [photo.source.name for photo in plan.skipped] == ["a.jpg"]
     assert [photo.source.name for photo in plan.photos] == ["b.PNG"]
     run(plan)
     assert (album / "out/a.jpg").read_bytes() == before
-    run(batch.plan([str(album / "in")], str(album / "out"), existing="overwrite"))
+    run(planning.plan([str(album / "in")], str(album / "out"), existing="overwrite"))
     assert size_of(album / "out/a.jpg") == (12, 8)
 
 
 def test_planning_touches_nothing(album: Path) -> None:
     before = sorted(album.rglob("*"))
-    batch.plan([str(album / "in")], str(album / "out"), recursive=True, save_masks=album / "masks")
+    planning.plan([str(album / "in")], str(album / "out"), recursive=True, save_masks=album / "masks")
     assert sorted(album.rglob("*")) == before
 
 
@@ -290,7 +296,7 @@ def test_masks_are_paired_by_name_and_not_by_order(tmp_path: Path) -> None:
     for name in ("c.png", "a.bmp"):
         draw(tmp_path / "masks" / name)
     (tmp_path / "masks/a.txt").write_text("not a mask")
-    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), masks=tmp_path / "masks")
+    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), masks=tmp_path / "masks")
     assert [photo.mask and photo.mask.name for photo in plan.photos] == ["a.bmp", None, "c.png"]
     summary = run(plan)
     assert summary.exit_code == ExitCode.SOME_FAILED
@@ -301,7 +307,7 @@ def test_masks_mirror_the_tree(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         draw(tmp_path / "in" / folder / "a.jpg")
         draw(tmp_path / "masks" / folder / "a.png")
-    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), recursive=True, masks=tmp_path / "masks")
+    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), recursive=True, masks=tmp_path / "masks")
     masks = [photo.mask and photo.mask.relative_to(tmp_path).as_posix() for photo in plan.photos]
     assert masks == ["masks/x/a.png", "masks/y/a.png"]
 
@@ -312,7 +318,7 @@ def test_the_whole_name_is_preferred_and_two_masks_of_one_stem_are_no_guess(tmp_
     draw(tmp_path / "in/a.tif")
     draw(tmp_path / "masks/a.jpg")
     draw(tmp_path / "masks/a.png")
-    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), masks=tmp_path / "masks")
+    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), masks=tmp_path / "masks")
     assert [photo.mask and photo.mask.name for photo in plan.photos] == ["a.jpg", "a.png", None]
     assert isinstance(plan.photos[2].problem, UsageError)
 
@@ -320,19 +326,19 @@ def test_the_whole_name_is_preferred_and_two_masks_of_one_stem_are_no_guess(tmp_
 def test_one_mask_for_one_photo_needs_no_name(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
     draw(tmp_path / "drawn by hand.png")
-    plan = batch.plan([str(tmp_path / "a.jpg")], str(tmp_path / "out"), masks=tmp_path / "drawn by hand.png")
+    plan = planning.plan([str(tmp_path / "a.jpg")], str(tmp_path / "out"), masks=tmp_path / "drawn by hand.png")
     assert plan.photos[0].mask == tmp_path / "drawn by hand.png"
 
 
 def test_a_mask_that_is_not_there_stops_the_run(album: Path) -> None:
     with pytest.raises(FileAccessError, match="there is no mask"):
-        batch.plan([str(album / "in")], str(album / "out"), masks=album / "nowhere")
+        planning.plan([str(album / "in")], str(album / "out"), masks=album / "nowhere")
 
 
 def test_the_mask_reaches_the_restorer_and_is_written_first(tmp_path: Path) -> None:
     draw(tmp_path / "a.png", size=(4, 2))
     Image.fromarray(np.array([[255, 0, 0, 0], [0, 0, 0, 200]], np.uint8)).save(tmp_path / "mask.png")
-    plan = batch.plan(
+    plan = planning.plan(
         [str(tmp_path / "a.png")], str(tmp_path / "out"), masks=tmp_path / "mask.png", save_masks=tmp_path / "saved"
     )
     assert run(plan).exit_code == ExitCode.DONE
@@ -345,7 +351,7 @@ def test_the_mask_reaches_the_restorer_and_is_written_first(tmp_path: Path) -> N
 
 def test_pixels_are_what_the_restorer_made(tmp_path: Path) -> None:
     draw(tmp_path / "in/a.png", colour=(200, 100, 50))
-    summary = run(batch.plan([str(tmp_path / "in")], str(tmp_path / "out")))
+    summary = run(planning.plan([str(tmp_path / "in")], str(tmp_path / "out")))
     with Image.open(tmp_path / "out/a.png") as picture:
         assert picture.getcolors() == [(96, (55, 155, 205))]
     [outcome] = summary.outcomes
@@ -357,7 +363,7 @@ def test_a_bad_photo_does_not_stop_the_others(album: Path) -> None:
     (album / "in/aa.jpg").write_bytes(b"")
     (album / "in/ab.jpg").write_bytes((album / "in/a.jpg").read_bytes()[:200])
     seen: list[Outcome] = []
-    summary = run(batch.plan([str(album / "in")], str(album / "out")), on_done=seen.append)
+    summary = run(planning.plan([str(album / "in")], str(album / "out")), on_done=seen.append)
     assert [type(outcome.error) for outcome in seen] == [type(None), BadImageError, BadImageError, type(None)]
     assert summary.exit_code == ExitCode.SOME_FAILED
     assert sorted(path.name for path in (album / "out").iterdir()) == ["a.jpg", "b.PNG"]
@@ -370,7 +376,7 @@ def test_even_a_bug_costs_one_photo(album: Path) -> None:
         return negative(photo, mask)
 
     seen: list[Planned] = []
-    summary = run(batch.plan([str(album / "in")], str(album / "out")), fragile, on_start=seen.append)
+    summary = run(planning.plan([str(album / "in")], str(album / "out")), fragile, on_start=seen.append)
     assert [str(outcome.error) for outcome in summary.outcomes] == ["surprise", "None"]
 
 
@@ -386,7 +392,7 @@ def test_memory_running_out_is_said_as_such(album: Path, error: Exception) -> No
     def fail(photo: Photo, mask: Any) -> Any:
         raise error
 
-    summary = run(batch.plan([str(album / "in/a.jpg")], str(album / "out")), fail)
+    summary = run(planning.plan([str(album / "in/a.jpg")], str(album / "out")), fail)
     [outcome] = summary.outcomes
     assert isinstance(outcome.error, OutOfMemoryError)
     assert "12 x 8" in str(outcome.error)
@@ -398,7 +404,7 @@ def test_damaged_weights_end_the_run(album: Path) -> None:
         raise WeightsCorruptError("mapping.safetensors is damaged")
 
     with pytest.raises(WeightsCorruptError):
-        run(batch.plan([str(album / "in")], str(album / "out")), fail)
+        run(planning.plan([str(album / "in")], str(album / "out")), fail)
 
 
 def test_models_are_loaded_once_and_only_for_a_photo_that_can_be_tried(album: Path) -> None:
@@ -411,7 +417,7 @@ def test_models_are_loaded_once_and_only_for_a_photo_that_can_be_tried(album: Pa
     missing = Planned(album / "no.jpg", album / "out/no.jpg", problem=OldphotoError("no such photo"))
     batch.run([missing], load)
     assert not loads
-    batch.run([missing, *batch.plan([str(album / "in")], str(album / "out")).photos], load)
+    batch.run([missing, *planning.plan([str(album / "in")], str(album / "out")).photos], load)
     assert len(loads) == 1
 
 
@@ -421,7 +427,7 @@ def test_ctrl_c_leaves_whole_files_and_says_so(album: Path) -> None:
             raise KeyboardInterrupt
         return negative(photo, mask)
 
-    summary = run(batch.plan([str(album / "in")], str(album / "out")), stop_at_second)
+    summary = run(planning.plan([str(album / "in")], str(album / "out")), stop_at_second)
     assert (summary.interrupted, summary.exit_code, len(summary.outcomes)) == (True, ExitCode.INTERRUPTED, 1)
     assert [path.name for path in (album / "out").iterdir()] == ["a.jpg"]
     assert size_of(album / "out/a.jpg") == (12, 8)
@@ -432,13 +438,13 @@ def test_a_folder_that_cannot_be_made_fails_before_the_work(album: Path) -> None
         raise AssertionError("work was done for nothing")
 
     (album / "file").write_text("in the way")
-    summary = run(batch.plan([str(album / "in")], str(album / "file/out/")), never)
+    summary = run(planning.plan([str(album / "in")], str(album / "file/out/")), never)
     assert [type(outcome.error) for outcome in summary.failed] == [FileAccessError, FileAccessError]
 
 
 @pytest.mark.parametrize(("max_pixels", "fits"), [(None, True), (96, True), (95, False)])
 def test_the_limit_on_pixels(album: Path, max_pixels: int | None, fits: bool) -> None:
-    summary = run(batch.plan([str(album / "in/a.jpg")], str(album / "out")), max_pixels=max_pixels)
+    summary = run(planning.plan([str(album / "in/a.jpg")], str(album / "out")), max_pixels=max_pixels)
     assert isinstance(summary.outcomes[0].error, type(None) if fits else BadImageError)
 
 
@@ -467,7 +473,7 @@ class Crew:
 def at_once(tmp_path: Path, crew: Crew, reds: list[int], **kwargs: Any) -> batch.Summary:
     for number, red in enumerate(reds):
         draw(tmp_path / f"in/{number}.png", colour=(red, 0, 0))
-    return batch.run(batch.plan([str(tmp_path / "in")], str(tmp_path / "out")).photos, lambda: crew.work, **kwargs)
+    return batch.run(planning.plan([str(tmp_path / "in")], str(tmp_path / "out")).photos, lambda: crew.work, **kwargs)
 
 
 def spin() -> None:
@@ -586,7 +592,7 @@ def test_face_crops_have_names_of_their_own(tmp_path: Path) -> None:
     draw(tmp_path / "in/a.jpg")
     draw(tmp_path / "in/a.png")
     draw(tmp_path / "in/sub/a.jpg")
-    plan = batch.plan(
+    plan = planning.plan(
         [str(tmp_path / "in")], str(tmp_path / "out"), recursive=True, save_faces=tmp_path / "in" / "faces"
     )
     assert run(plan, with_faces).exit_code is ExitCode.DONE
@@ -597,7 +603,7 @@ def test_face_crops_have_names_of_their_own(tmp_path: Path) -> None:
         assert crop.size == (4, 4)
         assert crop.getpixel((0, 0)) == (255, 255, 255)
     # They lie in an input folder, and are not taken for photos the next time.
-    again = batch.plan(
+    again = planning.plan(
         [str(tmp_path / "in")],
         str(tmp_path / "out"),
         recursive=True,
@@ -608,8 +614,8 @@ def test_face_crops_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_face_crops_of_an_earlier_run_are_refused_or_replaced(album: Path) -> None:
-    def plan(out: str, existing: batch.Existing = "refuse") -> Plan:
-        return batch.plan([str(album / "in")], str(album / out), save_faces=album / "faces", existing=existing)
+    def plan(out: str, existing: planning.Existing = "refuse") -> Plan:
+        return planning.plan([str(album / "in")], str(album / out), save_faces=album / "faces", existing=existing)
 
     run(plan("out"), with_faces)
     with pytest.raises(RefusedOverwriteError, match=r"a\.jpg\.face1\.after\.png exists \(and 3 more\)"):
@@ -621,9 +627,9 @@ def test_a_face_crop_never_replaces_an_input_or_an_output(tmp_path: Path) -> Non
     draw(tmp_path / "in/a.jpg")
     draw(tmp_path / "in/a.jpg.face1.before.png")
     with pytest.raises(RefusedOverwriteError, match="never overwritten"):
-        batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "in", existing="overwrite")
+        planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "in", existing="overwrite")
     with pytest.raises(RefusedOverwriteError, match="may also become a face crop"):
-        batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "out", existing="overwrite")
+        planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "out", existing="overwrite")
 
 
 # ---- files of several pages ----
@@ -647,7 +653,7 @@ def test_every_page_is_restored(tmp_path: Path) -> None:
         seen.append((photo.width, photo.height))
         return negative(photo, photo.pixels[..., 1] > 5)
 
-    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_masks=tmp_path / "masks")
+    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_masks=tmp_path / "masks")
     (outcome,) = run(plan, restore).outcomes
     assert outcome.error is None
     assert tuple(seen) == SIZES
@@ -675,7 +681,7 @@ def test_every_page_is_restored(tmp_path: Path) -> None:
         given.append(bool(mask.all()))
         return negative(photo, mask)
 
-    plan = batch.plan([str(tmp_path / "in")], str(tmp_path / "again"), masks=tmp_path / "masks")
+    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "again"), masks=tmp_path / "masks")
     assert not run(plan, masked).failed
     assert given == [False, True, True]
 
@@ -683,14 +689,14 @@ def test_every_page_is_restored(tmp_path: Path) -> None:
 def test_a_mask_of_fewer_pages_is_refused(tmp_path: Path) -> None:
     album_of_pages(tmp_path / "a.tif", *SIZES)
     draw(tmp_path / "mask.png")
-    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"), masks=tmp_path / "mask.png")
+    plan = planning.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"), masks=tmp_path / "mask.png")
     (outcome,) = run(plan).outcomes
     assert "mask mask.png has 1 pages, the photo 3" in str(outcome.error)
 
 
 def test_pages_are_not_lost_to_a_format_of_one_picture(tmp_path: Path) -> None:
     album_of_pages(tmp_path / "a.tif", *SIZES)
-    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out.jpg"))
+    plan = planning.plan([str(tmp_path / "a.tif")], str(tmp_path / "out.jpg"))
     (outcome,) = run(plan).outcomes
     assert isinstance(outcome.error, UsageError)
     assert "JPEG holds one picture, the photo has 3 pages" in str(outcome.error)
@@ -705,15 +711,15 @@ def test_a_bad_page_fails_the_whole_file(tmp_path: Path) -> None:
             raise BadImageError("no")
         return negative(photo, mask)
 
-    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"))
+    plan = planning.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"))
     assert len(run(plan, restore).failed) == 1
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_pages_of_either_size_need_the_nets_of_both(tmp_path: Path) -> None:
     album_of_pages(tmp_path / "a.tif", *SIZES)
-    plan = batch.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"))
-    assert batch.large_or_not(plan.photos, Options()) == {False, True}
+    plan = planning.plan([str(tmp_path / "a.tif")], str(tmp_path / "out/"))
+    assert planning.large_or_not(plan.photos, Options()) == {False, True}
 
 
 # ---- names of outputs ----
@@ -733,7 +739,7 @@ def test_pages_of_either_size_need_the_nets_of_both(tmp_path: Path) -> None:
     ids=str,
 )
 def test_outputs_are_named_as_wished(album: Path, naming: Naming, expected: list[str]) -> None:
-    plan = batch.plan([str(album / "in")], str(album / "out"), naming=naming)
+    plan = planning.plan([str(album / "in")], str(album / "out"), naming=naming)
     assert [photo.target.name for photo in plan.photos] == expected
     assert not run(plan).failed
     for name in expected:
@@ -747,7 +753,7 @@ def test_the_quality_of_lossy_outputs(album: Path) -> None:
     Image.fromarray(noise).save(album / "in/a.jpg", quality=60, subsampling=0)
     sizes = []
     for quality in (10, None, 95):
-        plan = batch.plan([str(album / "in/a.jpg")], str(album / f"out{quality}/"))
+        plan = planning.plan([str(album / "in/a.jpg")], str(album / f"out{quality}/"))
         setting = Setting(Options(quality=quality), "compact", {})
         (outcome,) = batch.run(plan.photos, partial(Work, negative, setting)).outcomes
         assert outcome.record["options"]["quality"] == quality
@@ -781,11 +787,11 @@ def test_outputs_that_would_share_a_name_are_refused(album: Path) -> None:
     draw(album / "in/a.png")
     for naming in (Naming(format="webp"), Naming(template="photo", format="png")):
         with pytest.raises(RefusedOverwriteError, match="would both become"):
-            batch.plan([str(album / "in/a.jpg"), str(album / "in/a.png")], str(album / "out"), naming=naming)
+            planning.plan([str(album / "in/a.jpg"), str(album / "in/a.png")], str(album / "out"), naming=naming)
     with pytest.raises(RefusedOverwriteError, match="is an input"):
-        batch.plan([str(album / "in")], str(album / "in"), naming=Naming(suffix=""), existing="overwrite")
+        planning.plan([str(album / "in")], str(album / "in"), naming=Naming(suffix=""), existing="overwrite")
     # Beside their inputs, under other names, they are welcome.
-    plan = batch.plan([str(album / "in")], str(album / "in"), naming=Naming(suffix="_restored"))
+    plan = planning.plan([str(album / "in")], str(album / "in"), naming=Naming(suffix="_restored"))
     assert not run(plan).failed
 
 
@@ -793,7 +799,9 @@ def test_a_single_output_has_its_name(album: Path) -> None:
     photo = str(album / "in/a.jpg")
     for naming in (Naming(suffix="_x"), Naming(template="{stem}")):
         with pytest.raises(UsageError, match="has its name already"):
-            batch.plan([photo], str(album / "new.jpg"), naming=naming)
+            planning.plan([photo], str(album / "new.jpg"), naming=naming)
     with pytest.raises(UsageError, match="not the name of a png file"):
-        batch.plan([photo], str(album / "new.jpg"), naming=Naming(format="png"))
-    assert batch.plan([photo], str(album / "new.jpg"), naming=Naming(format="jpeg")).photos[0].target.name == "new.jpg"
+        planning.plan([photo], str(album / "new.jpg"), naming=Naming(format="png"))
+    assert (
+        planning.plan([photo], str(album / "new.jpg"), naming=Naming(format="jpeg")).photos[0].target.name == "new.jpg"
+    )

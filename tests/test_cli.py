@@ -18,11 +18,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from oldphoto import __version__, cli, weights
-from oldphoto.batch import Work, large_or_not
+from oldphoto.batch import Work
 from oldphoto.errors import ExitCode, WeightsCorruptError, WeightsUnavailableError
 from oldphoto.image import Photo
 from oldphoto.manifest import Setting
 from oldphoto.options import Options
+from oldphoto.planning import large_or_not
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,7 +71,7 @@ class Calls:
             tone=None,
             kept=None,
             mask=mask,
-            faces=(SimpleNamespace(number=1, box=(1.0, 2.0, 5.0, 6.0), score=0.5, after=None),) * 2,
+            faces=(SimpleNamespace(number=1, box=(1.0, 2.0, 5.0, 6.0), score=0.5, after=None, kept=None),) * 2,
             seconds={"translation": 0.25},
             warnings=("a face was too small",),
         )

@@ -525,16 +525,19 @@ def test_faces_go_through_the_generator_in_batches() -> None:
         assert face.after is not None
         assert face.after.dtype == np.float32
         assert np.abs(face.after - (255.0 - before.before)).max() < 1e-3
+        assert face.kept == (1.0, 1.0, 1.0, 1.0)
         assert before.after is None
 
 
-def test_strength_is_a_share_of_the_way() -> None:
-    (face,) = some_faces(1)
-    (half,), (none,) = (enhance_faces([face], Negative(), "cpu", 1, strength) for strength in (0.5, 0.0))
-    assert half.after is not None
-    assert none.after is not None
-    assert np.abs(half.after - 127.5).max() < 1e-3
-    assert np.array_equal(none.after, face.before)
+def test_what_is_kept_of_a_face_is_somebody_elses_word() -> None:
+    def half(before: Any, made: Any) -> Any:
+        return (before.astype(np.float32) + made) / 2.0, (0.5, 0.5, 0.5, 0.5)
+
+    faces = some_faces(3)
+    for face in enhance_faces(faces, Negative(), "cpu", 2, half):
+        assert face.after is not None
+        assert np.abs(face.after - 127.5).max() < 1e-3
+        assert face.kept == (0.5, 0.5, 0.5, 0.5)
 
 
 def test_half_precision_generators_and_no_faces() -> None:

@@ -17,12 +17,14 @@ from oldphoto.errors import FileAccessError, NoInputError
 from oldphoto.faces import LANDMARK_REACH, square_of
 from oldphoto.loading import load_compact
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
+from oldphoto.training import base
 from oldphoto.training import landmarks as module
-from oldphoto.training import stages
 from oldphoto.training.ageing import Dice
+from oldphoto.training.base import Recipe
 from oldphoto.training.landmarks import (
     PICTURE_SIDE,
     SQUARE_SIDE,
+    LandmarkStage,
     Portrait,
     Views,
     aged,
@@ -32,7 +34,6 @@ from oldphoto.training.landmarks import (
     portraits,
     usual_points,
 )
-from oldphoto.training.stages import LandmarkStage, Recipe
 from oldphoto.training.train import train
 
 SIZE = 96
@@ -195,7 +196,7 @@ def test_portraits_show_the_face_where_the_detector_sees_it(few_people: Path) ->
 
 
 def test_training_twice_gives_the_same_file(few_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stages.COMPACT, "landmarks_5", LandmarkNetConfig(width=2))
+    monkeypatch.setitem(base.COMPACT, "landmarks_5", LandmarkNetConfig(width=2))
     rows: list[dict[str, float | int | str]] = []
     files = [
         train("landmarks", few_people, tmp_path / out, steps=3, batch=2, size=64, report=rows.append)[0] for out in "ab"

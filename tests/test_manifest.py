@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from oldphoto import batch, cli, manifest
+from oldphoto import batch, cli, manifest, planning
 from oldphoto.errors import BadImageError, FileAccessError, OldphotoError, RefusedOverwriteError
 from oldphoto.image import Photo, read_photo
 from oldphoto.manifest import Manifest, Record, Setting
@@ -25,7 +25,7 @@ from oldphoto.tone import Tone
 
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64, "scratch_unet": "c" * 64}
 SCHEMA = json.loads(manifest.SCHEMA.read_text())
-FACE = SimpleNamespace(number=2, after=None, box=(1.0, 2.0, 5.5, 6.0), score=0.75)
+FACE = SimpleNamespace(number=2, after=None, kept=None, box=(1.0, 2.0, 5.5, 6.0), score=0.75)
 
 
 def draw(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
@@ -47,7 +47,7 @@ def work(restore: Any = negative, options: Options | None = None) -> batch.Work:
 
 
 def run(folder: Path, keep: Any = None, restore: Any = negative, **kwargs: Any) -> batch.Summary:
-    plan = batch.plan([str(folder / "in")], str(folder / "out"), **kwargs)
+    plan = planning.plan([str(folder / "in")], str(folder / "out"), **kwargs)
     return batch.run(plan.photos, lambda: work(restore), keep=keep)
 
 
@@ -98,7 +98,7 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     assert first["options"]["faces"] is True
     # A mask was brought, so that none was looked for.
     assert first["model"]["weights"] == {"mapping": "a" * 64, "old_vae": "b" * 64}
-    assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "strength": 0.0}]
+    assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "kept": None}]
     tone = {"gain": [1.5, 1.25, 1.75], "offset": [0.25, 0.125, 0.0], "likely": 0.875}
     assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0]}]
     assert list(first["stages"]) == ["read", "translation", "write"]
@@ -115,7 +115,7 @@ def test_a_failure_has_its_line_too(folder: Path) -> None:
         raise ValueError("surprise")
 
     with Manifest(folder / "run.jsonl") as kept:
-        plan = batch.plan([str(folder / "in"), str(folder / "gone.jpg")], str(folder / "out"))
+        plan = planning.plan([str(folder / "in"), str(folder / "gone.jpg")], str(folder / "out"))
         batch.run(plan.photos, lambda: work(bug), keep=kept.append)
     bad, bugged, gone = lines(folder / "run.jsonl")
     assert [line["error"]["kind"] for line in (bad, bugged, gone)] == ["BadImageError", "ValueError", "FileAccessError"]
@@ -302,7 +302,7 @@ def test_outputs_and_their_manifest_can_be_moved(done: Path) -> None:
 
 def test_the_last_line_of_a_photo_counts(done: Path) -> None:
     with Manifest(done / "out/run.jsonl", resume=True) as kept:
-        plan = batch.plan([str(done / "in")], str(done / "out"), existing="overwrite")
+        plan = planning.plan([str(done / "in")], str(done / "out"), existing="overwrite")
         batch.run(
             plan.photos,
             lambda: work(lambda photo, mask: negative(photo.with_pixels(photo.pixels // 2), mask)),

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import oldphoto
-from oldphoto import batch, memory, translation, weights
+from oldphoto import batch, memory, planning, translation, weights
 from oldphoto.blending import blend
 from oldphoto.colour import bands
 from oldphoto.errors import OutOfMemoryError, UsageError
@@ -159,12 +159,13 @@ def test_faces_can_be_chosen_by_number_size_and_strength(
         changed = done.photo.pixels.astype(int) - photo.pixels
         return [face.number for face in done.faces if face.after is not None], changed, done.warnings
 
-    both, all_of_it, _ = run()
+    assert run()[0] == [1, 2]
+    both, all_of_it, _ = run(face_strength=1.0)
     assert both == [1, 2]
     assert all_of_it.any()
-    chosen, first, warnings = run(only_faces=(1,))
+    chosen, first, warnings = run(face_strength=1.0, only_faces=(1,))
     assert (chosen, warnings) == ([1], ())
-    skipped, second, _ = run(skip_faces=(1,))
+    skipped, second, _ = run(face_strength=1.0, skip_faces=(1,))
     assert skipped == [2]
     assert np.abs(first + second - all_of_it).max() <= 1  # each is rounded by itself
     places = [[round(edge) for edge in face.bounds] for face in listed]
@@ -273,7 +274,7 @@ def two_threads() -> Iterator[None]:
 def batch_of(folder: Path, models: Models, options: Options, jobs: int) -> batch.Summary:
     work = batch.work_with(models, options, provenance=False, jobs=jobs)
     assert work.places == jobs
-    return batch.run(batch.plan([str(folder / "in")], str(folder / f"out{jobs}")).photos, lambda: work)
+    return batch.run(planning.plan([str(folder / "in")], str(folder / f"out{jobs}")).photos, lambda: work)
 
 
 def test_what_a_photo_becomes_does_not_depend_on_how_many_are_in_work(
@@ -342,7 +343,7 @@ def test_photos_wait_for_each_other_where_memory_is_short(
     for room, expected in ((3 * need, (2, 1)), (need, (1, 2))):
         options = Options(faces=False, max_memory=memory.resident() + room)
         work = batch.work_with(models, options, jobs=2)
-        plan = batch.plan([str(tmp_path / "in")], str(tmp_path / f"out{room}"))
+        plan = planning.plan([str(tmp_path / "in")], str(tmp_path / f"out{room}"))
         assert not batch.run(plan.photos, lambda work=work: work).failed  # type: ignore[misc]
         # Those that have the memory to themselves have the cores, too.
         assert max(most) == expected

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oldphoto import __version__, batch
+from oldphoto import __version__, batch, planning
 from oldphoto.image import read_photo, write_photo
 from oldphoto.manifest import Setting
 from oldphoto.options import Options
@@ -74,7 +74,7 @@ def restored(tmp_path: Path, name: str, xmp: bytes | None, **facts: Any) -> tupl
     nothing: dict[str, Any] = dict.fromkeys(("mask", "tone", "kept"))
     result = nothing | {"faces": (), "seconds": {}, "warnings": ()} | facts
     setting = Setting(Options(), "compact", {"mapping": "a" * 64}, provenance=result.pop("provenance", True))
-    plan = batch.plan([str(tmp_path / name)], str(tmp_path / "out/"))
+    plan = planning.plan([str(tmp_path / name)], str(tmp_path / "out/"))
     work = batch.Work(lambda photo, mask: SimpleNamespace(photo=photo, **result), setting)  # type: ignore[arg-type, return-value]
     [outcome] = batch.run(plan.photos, lambda: work).outcomes
     assert outcome.error is None
@@ -158,7 +158,9 @@ def test_every_format_says_what_was_done(tmp_path: Path, name: str, before: byte
 
 
 HOLES = np.zeros((16, 24), bool)
-FACE = SimpleNamespace(box=(0.0, 0.0, 8.0, 8.0), score=1.0, after=np.zeros((1, 1, 3), np.float32), number=1)
+FACE = SimpleNamespace(
+    box=(0.0, 0.0, 8.0, 8.0), score=1.0, after=np.zeros((1, 1, 3), np.float32), number=1, kept=(1.0,) * 4
+)
 
 
 @pytest.mark.parametrize(

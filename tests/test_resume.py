@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oldphoto import batch, image, manifest
+from oldphoto import batch, image, manifest, planning
 from oldphoto.arrivals import PAUSE_SECONDS, arrivals
-from oldphoto.batch import Planned, Shard
 from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError
 from oldphoto.manifest import Manifest, Setting
 from oldphoto.options import Options
 from oldphoto.photo import Photo
+from oldphoto.planning import Planned, Shard
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64}
@@ -45,8 +45,8 @@ def setting(options: Options | None = None, weights: dict[str, str] = WEIGHTS, *
     return Setting(options or Options(), "compact", weights, **more)
 
 
-def make_plan(folder: Path, records: Any = None, **kwargs: Any) -> batch.Plan:
-    return batch.plan([str(folder / "in")], str(folder / "out"), records=records, **kwargs)
+def make_plan(folder: Path, records: Any = None, **kwargs: Any) -> planning.Plan:
+    return planning.plan([str(folder / "in")], str(folder / "out"), records=records, **kwargs)
 
 
 def go_on(folder: Path, now: Setting | None = None, restore: Any = negative, **kwargs: Any) -> list[str]:
@@ -159,7 +159,7 @@ def test_an_output_that_the_manifest_does_not_know_is_somebody_elses(done: Path)
 CUT_OFF = """
 import os, signal, sys
 from pathlib import Path
-from oldphoto import batch, manifest
+from oldphoto import batch, manifest, planning
 from tests.test_resume import make_plan, negative, setting
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
@@ -215,7 +215,7 @@ def test_killed_at_any_moment(folder: Path, moment: str) -> None:
 # with Ctrl-C ignored.
 COMMAND = """
 import signal, sys, time
-from oldphoto import arrivals, batch, cli
+from oldphoto import arrivals, batch, cli, planning
 from tests.test_resume import negative, setting
 
 def restore(photo, mask):
@@ -271,7 +271,7 @@ def test_ctrl_c_ends_the_run_with_whole_files_and_a_summary(folder: Path) -> Non
 AT_ONCE = """
 import signal, sys, time
 import torch
-from oldphoto import batch, cli, image
+from oldphoto import batch, cli, image, planning
 from oldphoto.memory import line
 from tests.test_resume import negative, setting
 
@@ -415,7 +415,7 @@ def test_a_photo_is_taken_once_it_is_no_longer_written_to(tmp_path: Path) -> Non
     looks: list[str] = []
     now = 0.0
 
-    def waiting() -> batch.Plan:
+    def waiting() -> planning.Plan:
         return make_plan(tmp_path, existing="skip")
 
     with pytest.raises(NoInputError):
@@ -437,7 +437,7 @@ def test_a_photo_is_not_taken_before_its_time_nor_while_it_is_in_work(folder: Pa
     in_work = {folder / "in/b.png"}
     plans: list[float] = []
 
-    def waiting() -> batch.Plan:
+    def waiting() -> planning.Plan:
         plans.append(now)
         return make_plan(folder, existing="skip")
 

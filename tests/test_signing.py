@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oldphoto import batch, manifest
+from oldphoto import batch, manifest, planning
 from oldphoto.errors import FileAccessError, UsageError
 from oldphoto.image import read_photo, write_photo
 from oldphoto.photo import Photo
@@ -81,7 +81,7 @@ def credentials(folder: Path, kind: str = "ES256") -> tuple[Path, Path]:
 def restored(folder: Path, name: str, signer: Signer) -> batch.Outcome:
     pixels = np.arange(32 * 48 * 3, dtype=np.uint16).reshape(32, 48, 3)
     write_photo(Photo(pixels if name.endswith("tif") else pixels.astype(np.uint8)), folder / name)
-    plan = batch.plan([str(folder / name)], str(folder / "out/"))
+    plan = planning.plan([str(folder / name)], str(folder / "out/"))
     now = setting(signed=True)
     [outcome] = batch.run(plan.photos, lambda: batch.Work(negative, now), sign=signer.sign).outcomes
     return outcome
@@ -153,7 +153,7 @@ def test_an_input_that_changed_meanwhile_is_no_ingredient(tmp_path: Path) -> Non
         return negative(photo, mask)  # type: ignore[no-any-return]
 
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    plan = batch.plan([str(tmp_path / "a.png")], str(tmp_path / "out/"))
+    plan = planning.plan([str(tmp_path / "a.png")], str(tmp_path / "out/"))
     work = batch.Work(meddle, setting())  # type: ignore[arg-type]
     [outcome] = batch.run(plan.photos, lambda: work, sign=signer.sign).outcomes
     assert isinstance(outcome.error, FileAccessError)

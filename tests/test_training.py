@@ -25,7 +25,7 @@ from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.vae import VaeConfig
-from oldphoto.training import ageing, degrade, stages
+from oldphoto.training import ageing, base, degrade, enhancement, repair, stages
 from oldphoto.training.ageing import Dice
 from oldphoto.training.data import DamageMaps, Photos, image_files, overlays, read_photos
 from oldphoto.training.evaluate import Pair, area_under_curve, colour_shift, gmsd, pairs, psnr, ssim, tuned
@@ -218,9 +218,9 @@ def test_damage_maps_are_the_drawn_damage(data: Path) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_step_s_samples_depend_on_its_seed_alone(data: Path) -> None:
-    def stage() -> stages.Stage:
-        recipe = stages.Recipe(steps=4, batch=4, size=64)
-        return stages.VaeStage(stages.Folders.below(data), recipe, CPU, stages.COMPACT["old_vae"], old=True)
+    def stage() -> base.Stage:
+        recipe = base.Recipe(steps=4, batch=4, size=64)
+        return repair.VaeStage(base.Folders.below(data), recipe, CPU, base.COMPACT["old_vae"], old=True)
 
     one, other = stage(), stage()
     one.batch(0)
@@ -322,7 +322,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "face_finder": FaceFinderConfig((2, 3, 4), depth=1),
     }
     for name, config in small.items():
-        monkeypatch.setitem(stages.COMPACT, name, config)
+        monkeypatch.setitem(base.COMPACT, name, config)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -349,7 +349,7 @@ def test_all_stages_train_in_order_and_their_weights_load(
         Image.fromarray(eight_bits(photo(i, 64))).save(out / "aligned-64" / f"{i}.png")
     rows: dict[str, dict[str, float | int | str]] = {}
     files = train_all(data, out, steps=2, batch=4, size=64, report=rows.__setitem__)
-    assert {f.stem for f in files} == stages.COMPACT.keys() - {"face_finder", "landmarks_5"}
+    assert {f.stem for f in files} == base.COMPACT.keys() - {"face_finder", "landmarks_5"}
     assert all(next(load_compact(f).parameters()).isfinite().all() for f in files)
     assert list(rows) == list(stages.STAGES["compact"])
     assert {row["step"] for row in rows.values()} == {2}
@@ -365,7 +365,7 @@ def test_all_stages_train_in_order_and_their_weights_load(
 
 @pytest.mark.usefixtures("tiny")
 def test_a_stage_ends_when_its_time_is_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "DAMAGE_MAPS", 8)  # instead of one for each of 2,000 steps
+    monkeypatch.setattr(base, "DAMAGE_MAPS", 8)  # instead of one for each of 2,000 steps
     rows: list[dict[str, float | int | str]] = []
     (file,) = train(
         "scratch-unet", data, tmp_path, steps=2000, batch=1, size=64, seed=3, minutes=0.005, report=rows.append
@@ -382,24 +382,24 @@ def test_a_stage_ends_when_its_time_is_up(data: Path, tmp_path: Path, monkeypatc
     ("step", "done", "rate"), [(0, 0.0, 1e-6), (199, 0.0, 2e-4), (900, 0.5, 1e-4), (900, 1.0, 0.0)]
 )
 def test_the_rate_rises_then_falls_along_a_cosine(step: int, done: float, rate: float) -> None:
-    assert stages.Recipe(steps=1000, batch=1, size=64).rate_at(step, done) == pytest.approx(rate, abs=1e-9)
+    assert base.Recipe(steps=1000, batch=1, size=64).rate_at(step, done) == pytest.approx(rate, abs=1e-9)
 
 
 @pytest.mark.usefixtures("tiny")
 def test_faces_are_aligned_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the search found is kept; without a face there is nothing to train on."""
-    monkeypatch.setattr(stages, "Landmarks", lambda _path: None)
+    monkeypatch.setattr(enhancement, "Landmarks", lambda _path: None)
     matrix = np.eye(3)
     crop = eight_bits(photo(9, 64))
     face = Face((0, 0, 9, 9), 1.0, np.zeros((5, 2)), matrix, crop)
-    monkeypatch.setattr(stages, "find_faces", lambda *_: [face])
-    found = stages.aligned_faces(data / "faces", tmp_path, 64, CPU)
+    monkeypatch.setattr(enhancement, "find_faces", lambda *_: [face])
+    found = enhancement.aligned_faces(data / "faces", tmp_path, 64, CPU)
     assert np.array_equal(found[0].permute(1, 2, 0).numpy(), crop)
-    monkeypatch.setattr(stages, "find_faces", lambda *_: [])
-    stages.aligned_faces.cache_clear()
-    assert torch.equal(stages.aligned_faces(data / "faces", tmp_path, 64, CPU), found)
+    monkeypatch.setattr(enhancement, "find_faces", lambda *_: [])
+    enhancement.aligned_faces.cache_clear()
+    assert torch.equal(enhancement.aligned_faces(data / "faces", tmp_path, 64, CPU), found)
     with pytest.raises(NoInputError, match="no face"):
-        stages.aligned_faces(data / "faces", tmp_path / "elsewhere", 64, CPU)
+        enhancement.aligned_faces(data / "faces", tmp_path / "elsewhere", 64, CPU)
 
 
 def test_the_published_architecture_trains_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,22 +436,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data: Path, tmp_path: Path) -
             seen.append(1)
 
         if stop_at is not None:
-            original = stages.VaeStage.loss
+            original = repair.VaeStage.loss
             count = 0
 
-            def failing(self: stages.VaeStage, batch: dict[str, torch.Tensor]):  # type: ignore[no-untyped-def]  # as the original
+            def failing(self: repair.VaeStage, batch: dict[str, torch.Tensor]):  # type: ignore[no-untyped-def]  # as the original
                 nonlocal count
                 count += 1
                 if count > stop_at:
                     raise KeyboardInterrupt
                 return original(self, batch)
 
-            stages.VaeStage.loss = failing  # type: ignore[method-assign]  # the power cut
+            repair.VaeStage.loss = failing  # type: ignore[method-assign]  # the power cut
             try:
                 with pytest.raises(KeyboardInterrupt):
                     train("old-vae", data, out, steps=4, batch=2, size=64, checkpoint_seconds=0.0)
             finally:
-                stages.VaeStage.loss = original  # type: ignore[method-assign]  # and its end
+                repair.VaeStage.loss = original  # type: ignore[method-assign]  # and its end
         (file,) = train("old-vae", data, out, steps=4, batch=2, size=64, report=interrupt)
         assert seen
         return load_compact(file).state_dict()
@@ -463,7 +463,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data: Path, tmp_path: Path) -
 @pytest.mark.usefixtures("tiny")
 def test_a_checkpoint_of_another_width_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train("scratch-unet", data, tmp_path / "out", steps=1, batch=2, size=64)
-    monkeypatch.setitem(stages.COMPACT, "scratch_unet", ScratchUnetConfig(width=3))
+    monkeypatch.setitem(base.COMPACT, "scratch_unet", ScratchUnetConfig(width=3))
     with pytest.raises(WeightsCorruptError, match="checkpoint"):
         train("scratch-unet", data, tmp_path / "out", steps=2, batch=2, size=64)
 
@@ -532,8 +532,8 @@ def test_degrade_command(data: Path, tmp_path: Path) -> None:
 
 def test_a_stage_goes_on_from_weights_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate of nothing the weights stay those it started from; from nothing they are others."""
-    monkeypatch.setitem(stages.COMPACT, "scratch_unet", ScratchUnetConfig(width=2))
-    monkeypatch.setattr(stages.ScratchStage, "validate", lambda stage, nets: {})
+    monkeypatch.setitem(base.COMPACT, "scratch_unet", ScratchUnetConfig(width=2))
+    monkeypatch.setattr(repair.ScratchStage, "validate", lambda stage, nets: {})
     few: dict[str, Any] = {"steps": 1, "batch": 1, "size": 64}
     (first,) = train("scratch-unet", data, tmp_path / "first", **few)
     (same,) = train("scratch-unet", data, tmp_path / "same", start=tmp_path / "first", rate=0.0, seed=5, **few)
@@ -544,7 +544,7 @@ def test_a_stage_goes_on_from_weights_of_its_own(data: Path, tmp_path: Path, mon
     assert not torch.allclose(load_compact(other).state_dict()[key], wanted, atol=1e-3)
     with pytest.raises(WeightsCorruptError, match="none/scratch_unet"):
         train("scratch-unet", data, tmp_path / "new", start=tmp_path / "none", **few)
-    monkeypatch.setitem(stages.COMPACT, "scratch_unet", ScratchUnetConfig(width=4))
+    monkeypatch.setitem(base.COMPACT, "scratch_unet", ScratchUnetConfig(width=4))
     with pytest.raises(WeightsCorruptError, match=r"first\.weight is"):
         train("scratch-unet", data, tmp_path / "new", start=tmp_path / "first", **few)
 

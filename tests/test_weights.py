@@ -217,7 +217,9 @@ def test_published_nets(options: Options, large: bool, has_mask: bool, nets: str
 def test_compact_nets(large: bool) -> None:
     plain = ("old_vae", "clean_vae", "mapping", "restraint", "tone")
     assert weights.needed_nets("compact", Options(faces=False), large) == plain
-    assert weights.needed_nets("compact", Options(), large) == (*plain, "face_generator", "landmarks_5")
+    faces = ("face_generator", "landmarks_5")
+    assert weights.needed_nets("compact", Options(), large) == (*plain, *faces, "face_restraint")
+    assert weights.needed_nets("compact", Options(face_strength=0.5), large) == (*plain, *faces)
     assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("scratch_unet", *plain)
     assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large, has_mask=True) == plain
     assert weights.needed_nets("compact", Options(faces=False, strength=0.5, tone=False), large) == plain[:3]

@@ -11,12 +11,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from oldphoto.errors import NoInputError
 from oldphoto.faces import search
+from oldphoto.loading import Config
 from oldphoto.models.face_finder import STRIDE, USUAL_SIDE
 from oldphoto.training import ageing
+from oldphoto.training.ageing import Dice
+from oldphoto.training.base import Folders, Recipe, Stage, fresh
 from oldphoto.training.data import read_photos
 from oldphoto.training.degrade import Generator, Image
 
@@ -220,3 +226,49 @@ def truth(size: int, faces: list[tuple[float, float, float, float]], doubtful: l
             target[1][here], target[2][here] = (x - columns[here]) / STRIDE, (y - rows[here]) / STRIDE
             target[3][here], target[4][here] = np.log2(side / USUAL_SIDE), lean / 90.0
     return target
+
+
+class FinderStage(Stage):
+    """The network that proposes where faces are."""
+
+    def __init__(self, folders: Folders, recipe: Recipe, device: torch.device, config: Config) -> None:
+        self.recipe, self.device = recipe, device
+        # Small faces of the larger photos show to the detector once they are enlarged.
+        self.tiles = Tiles(scenes(folders.faces, 1), scenes(folders.clean, 2), scenes(folders.old, 2))
+        self.nets = {"face_finder": fresh(config)}
+        self.judges = {}
+
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """Pictures of tiles and their truth."""
+        drawn = [self.tiles.draw(side, dice.host) for _ in range(count)]
+        return {k: dice.placed(np.stack([one[k] for one in drawn])) for k in drawn[0]}
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Focal cross-entropy of the logit, so that the few hard places outweigh the many easy ones; L1 of the rest
+        at faces."""
+        answers, truth = self.nets["face_finder"](batch["picture"]), batch["truth"]
+        face, weight = truth[:, 0], truth[:, 5]
+        count = (face * weight).sum().clamp_min(1.0)
+        entropy = F.binary_cross_entropy_with_logits(answers[:, 0], face, reduction="none")
+        focus = torch.exp(-entropy.detach()).neg().add(1.0).square()
+        away = (answers[:, 1:5] - truth[:, 1:5]).abs() * face[:, None]
+        return {
+            "face": (entropy * focus * weight).sum() / count,
+            "place": 0.1 * away[:, :2].sum() / count,
+            "size": 0.3 * away[:, 2].sum() / count,
+            "lean": 0.3 * away[:, 3].sum() / count,
+        }, {}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """The share of the faces' cells that are likelier than all but one in 100, or in 1000, of those without."""
+        net = nets["face_finder"]
+        batch = self.fixed(24, self.recipe.size)
+        picture, truth = batch["picture"], batch["truth"]
+        logits = torch.cat([net(one)[:, 0] for one in torch.split(picture, 4)])
+        inside = logits[(truth[:, 0] > 0) & (truth[:, 5] > 0)]
+        outside = logits[(truth[:, 0] == 0) & (truth[:, 5] > 0)]
+        return {
+            f"recall_{wrong}": float((inside > torch.quantile(outside, 1.0 - 1.0 / wrong)).float().mean())
+            for wrong in (100, 1000)
+        }

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from torch import Tensor
+from torch import Tensor, nn
 
-from oldphoto.errors import FileAccessError
+from oldphoto.errors import FileAccessError, NoInputError
 from oldphoto.faces import (
     FACE_HEIGHT,
     LANDMARK_REACH,
@@ -35,7 +35,9 @@ from oldphoto.faces import (
     square_of,
     transform,
 )
+from oldphoto.models.landmarks import CELL, LandmarkNet, LandmarkNetConfig, means
 from oldphoto.training.ageing import Dice, coded
+from oldphoto.training.base import Recipe, Stage
 from oldphoto.training.data import image_files
 
 # A portrait's picture: its side, and that of the detector's square in its middle, in pixels.
@@ -291,3 +293,102 @@ def _packed(x: Tensor, coarseness: Tensor) -> Tensor:
     order = torch.arange(8.0, device=x.device)
     steps = (12.0 + 7.0 * (order[:, None] + order)) / 255.0 * coarseness[:, 0]
     return coded(x, steps.flatten(1))
+
+
+# Standard deviation of what the landmark network is asked for around each point, in pixels; the eyes are 30 apart.
+BLOB = 2.5
+
+
+class LandmarkStage(Stage):
+    """The landmark network, on faces seen anew: those with points placed by hand, and others in pairs."""
+
+    def __init__(
+        self, portraits: Sequence[Portrait], recipe: Recipe, device: torch.device, config: LandmarkNetConfig
+    ) -> None:
+        self.recipe, self.device = recipe, device
+        self.net = LandmarkNet(replace(config, size=recipe.size))
+        self.nets = {"landmarks_5": self.net}
+        self.judges: dict[str, nn.Module] = {}
+        self.known = np.array([portrait.points is not None for portrait in portraits])
+        self.placed = np.flatnonzero(self.known)
+        if not len(self.placed):
+            raise NoInputError("no face has points placed by hand")
+        self.pictures = torch.from_numpy(np.stack([portrait.picture for portrait in portraits])).to(device)
+        usual = usual_points()
+        points = [usual if portrait.points is None else portrait.points for portrait in portraits]
+        self.points = np.stack(points).astype(np.float32)
+
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """Two views of each of `count` faces, the first of each pair before all second ones; at least half of the faces
+        have true points.
+
+        crops (2N, 1, S, S) in [0, 1], aged; points (2N, 1, 5, 2) in the portraits' pixels, true where known
+        (2N, 1, 1, 1) is 1; views (2N, 1, 1, 19), see draw_view.
+        """
+        rng = dice.host
+        any_face, chosen = rng.integers(len(self.points), size=count), rng.choice(self.placed, count)
+        faces = np.tile(np.where(rng.random(count) < 0.5, chosen, any_face), 2)
+        numbers = dice.placed(np.stack([draw_view(rng) for _ in faces]))
+        points = dice.placed(self.points[faces])
+        crops = Views(numbers, points, side).crops(self.pictures[dice.placed(faces)])
+        return {
+            "crops": aged(crops, dice),
+            "points": points[:, None],
+            "known": dice.placed(self.known[faces].astype(np.float32)).view(-1, 1, 1, 1),
+            "views": numbers[:, None, None],
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """How far off and how unsure the points are: from the true ones, and from where the two views of a photo see
+        them on average."""
+        maps = self.net.maps(batch["crops"])
+        with torch.autocast(maps.device.type, enabled=False):  # half precision is too coarse for places
+            points = batch["points"][:, 0]
+            views = Views(batch["views"][:, 0, 0], points, self.recipe.size)
+            return self._terms(maps, views, points, batch["known"][:, 0, 0, 0]), {}
+
+    def _terms(self, maps: Tensor, views: Views, points: Tensor, known: Tensor) -> dict[str, Tensor]:
+        """(2B, 5, h, w) maps, their views, (2B, 5, 2) points in the portraits and (2B,) whether they are true."""
+        found = means(maps)
+        far, unsure = self._far(maps, found, views.carried(points))
+        placed = (known * far).sum() / known.sum().clamp_min(1.0)
+        with torch.no_grad():
+            back = torch.stack(views.returned(found).chunk(2))
+            agreed = back.mean(dim=0)
+            # A point on which the views differ by more than a twentieth of the eyes' distance teaches less. Before the
+            # network knows where points are at all, its views agree on the middle of the crop.
+            apart = (back - agreed).norm(dim=-1).mean(dim=0) * SQUARE_SIZE / SQUARE_SIDE
+            trust = torch.exp(-placed / 0.05) / (1.0 + (apart / 0.05).square())
+            there = views.carried(agreed.repeat(2, 1, 1))
+        same, blurred = self._far(maps, found, there, trust.repeat(2, 1))
+        others = 1.0 - known
+        count = others.sum().clamp_min(1.0)
+        return {
+            "far": 10.0 * placed,
+            "unsure": (known * unsure).sum() / known.sum().clamp_min(1.0),
+            "apart": 10.0 * (others * same).sum() / count,
+            "apart_unsure": (others * blurred).sum() / count,
+        }
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """Mean distance in eye distances, and share of faces above a tenth, on fixed views of the faces with points."""
+        batch = self.fixed(64, self.recipe.size)
+        points = batch["points"][:, 0]
+        true = Views(batch["views"][:, 0, 0], points, self.recipe.size).carried(points)
+        known = batch["known"].flatten() > 0
+        far = (nets["landmarks_5"](batch["crops"]) - true).norm(dim=-1).mean(dim=1)
+        error = (far / (true[:, 1] - true[:, 0]).norm(dim=1))[known]
+        return {"error": float(error.mean()), "failures": float((error > 0.1).float().mean())}
+
+    def _far(self, maps: Tensor, found: Tensor, wanted: Tensor, trust: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """For each face: mean distance over the usual eye distance; cross-entropy of the maps with a blob
+        about the wanted points. trust: (N, 5), weight of each point."""
+        trust = torch.ones_like(found[..., 0]) if trust is None else trust
+        eyes = self.recipe.size / LANDMARK_REACH / SQUARE_SIZE
+        far = (found - wanted).abs().sum(dim=-1) / eyes
+        cells = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * CELL - 0.5
+        x, y = (-((cells - wanted[..., i, None]) / BLOB).square() / 2.0 for i in (0, 1))
+        blob = torch.softmax((y[..., None] + x[..., None, :]).flatten(2), dim=2)
+        entropy = -(blob * maps.flatten(2)).sum(dim=2)
+        return (trust * far).mean(dim=1), (trust * entropy).mean(dim=1)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from oldphoto.errors import UsageError, WeightsCorruptError
 from oldphoto.loading import load_compact, load_strictly, placed, save_compact
-from oldphoto.training.stages import STAGES, Architecture, Folders, Stage, quickly
+from oldphoto.training.base import Folders, Stage, quickly
+from oldphoto.training.stages import STAGES, Architecture
 
 Report = Callable[[dict[str, float | int | str]], None]
 

@@ -1,0 +1,163 @@
+"""The stage that learns to enhance faces: `face-generator`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+from torch import Tensor, nn
+
+from oldphoto import restraint
+from oldphoto.errors import NoInputError
+from oldphoto.faces import Landmarks, find_faces
+from oldphoto.loading import Config, placed
+from oldphoto.models.estimator import Estimator
+from oldphoto.models.spade import FaceGenerator
+from oldphoto.training import ageing
+from oldphoto.training.ageing import Dice
+from oldphoto.training.base import (
+    GREY,
+    Folders,
+    Recipe,
+    Stage,
+    fresh,
+    levels_of,
+    loaded,
+    mean_psnr,
+    quickly,
+    signed,
+    silence,
+)
+from oldphoto.training.data import Pixels, read_photos
+from oldphoto.training.losses import PatchDiscriminator, deceive, discern, feature_matching, likeness
+from oldphoto.training.repair import FinetuneStage
+from oldphoto.translation import translate_whole
+
+# Faces in old photos are small: what reaches the generator is mostly enlarged from fewer pixels than it shows. Sides in
+# pixels that a batch of crops may have while it is aged, as shares of the generator's, and how often.
+FACE_SIDES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+FACE_SIDE_CHANCES = (0.06, 0.14, 0.2, 0.2, 0.16, 0.12, 0.12)
+KEPT_FROM_IT = 8  # one face in so many
+
+
+class FaceStage(Stage):
+    """The face generator, on aligned clean faces and copies of them that were aged and then restored as a whole: what
+    it sees in a run is a photo that the translation has been over, and in the compact set restraint."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        earlier: Path,
+        recipe: Recipe,
+        device: torch.device,
+        file: str,
+        config: Config,
+        *,
+        restrained: bool = False,
+    ) -> None:
+        self.recipe, self.device = recipe, device
+        faces = aligned_faces(folders.faces, earlier, recipe.size, device)
+        # Some faces are kept from the generator: faces that it knows it enhances better than any other.
+        self.seen, self.unseen = faces, faces
+        if len(faces) >= KEPT_FROM_IT:
+            every = torch.arange(len(faces), device=device) % KEPT_FROM_IT
+            self.seen, self.unseen = faces[every > 0], faces[every == 0]
+        trio = ("old_vae", "mapping", "clean_vae")
+        nets = {name: placed(loaded(earlier / f"{name}.safetensors", nn.Module), device) for name in trio}
+        self.restorer = FinetuneStage.trio(nets)
+        self.restraint = loaded(earlier / f"{restraint.NET}.safetensors", Estimator) if restrained else None
+        net = fresh(config)
+        assert isinstance(net, FaceGenerator)
+        if net.config.residual:
+            silence(net.last)
+        self.file, self.nets = file, {file: net}
+        self.judges: dict[str, nn.Module] = {"picture": PatchDiscriminator(3, 32, 3)}
+
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """clean, old (N, 3, S, S) in [-1, 1]; old is aged and restored."""
+        return self.drawn(self.seen, count, side, dice)
+
+    def fixed(self, count: int, side: int) -> dict[str, Tensor]:
+        """As ever, of faces that no step sees."""
+        return self.drawn(self.unseen, count, side, Dice.seeded(self.device, 7, self.recipe.seed, 0))
+
+    def drawn(self, faces: Tensor, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """As `sample`, of these faces, (F, 3, S, S) uint8."""
+        rng = dice.host
+        clean = faces[dice.placed(rng.integers(len(faces), size=count))].float() / 255.0
+        clean = torch.where(dice.some(count, 0.5), clean.flip(3), clean)
+        clean = torch.where(dice.some(count, GREY), ageing.grey(clean), clean)
+        small = max(32, round(side * rng.choice(FACE_SIDES, p=FACE_SIDE_CHANCES) / 16) * 16)
+        old = clean if small == side else ageing.resized(clean, small, cv2.INTER_AREA)
+        old = self._restored(signed(ageing.wider_mixture(old, dice)))
+        if small != side:
+            old = ageing.resized(old, side, cv2.INTER_LINEAR if rng.random() < 0.7 else cv2.INTER_CUBIC)
+        return {"clean": signed(clean), "old": signed(old)}
+
+    @torch.no_grad()
+    def _restored(self, old: Tensor) -> Tensor:
+        """Photos (N, 3, S, S) in [-1, 1] as a run restores them, but for faces, in [0, 1]."""
+        with quickly(self.device):
+            made = translate_whole(old, None, self.restorer).float()
+        if self.restraint is None:
+            return (made.clamp(-1.0, 1.0) + 1.0) / 2.0
+        kept = []
+        for before, after in zip(levels_of(old), levels_of(made), strict=True):
+            shares = restraint.judged(before, after, None, self.restraint)
+            kept.append(restraint.kept(before, after, None, shares))
+        return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).to(self.device) / 255.0
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Likeness, feature matching and LSGAN."""
+        made = self.nets[self.file](batch["old"])
+        judge = self.judges["picture"]
+        real, fake = judge(batch["clean"]), judge(made)
+        mine = likeness(made, batch["clean"]) | {
+            "features": 2.0 * feature_matching(real, fake),
+            "gan": 0.05 * deceive(fake),
+        }
+        return mine, {"judge": discern(real, judge(made.detach()))}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """PSNR of the enhanced face and of what it was made from, and of sharp faces put through."""
+        net = nets[self.file]
+        batch = self.fixed(32, self.recipe.size)
+        old, clean = batch["old"], batch["clean"]
+        return {
+            "psnr": mean_psnr(net(old), clean),
+            "psnr_input": mean_psnr(old, clean),
+            "psnr_sharp": mean_psnr(net(clean), clean),
+        }
+
+
+@lru_cache(maxsize=2)
+def aligned_faces(folder: Path, earlier: Path, side: int, device: torch.device) -> Tensor:
+    """The surest face of every photo of a folder, aligned: (count, 3, side, side) uint8.
+
+    Photos without one are left out, and so are faces with fewer than two thirds of the pixels. The search takes
+    minutes: what it finds is kept in `earlier`/aligned-<side>, and read from there if that folder is there. Raises
+    NoInputError where nothing is left.
+    """
+    kept = earlier / f"aligned-{side}"
+    found: list[Pixels] = []
+    if kept.is_dir():
+        found = read_photos(kept, side, side)
+    else:
+        landmarks = Landmarks(earlier / "landmarks_5.safetensors")
+        for pixels in read_photos(folder, least=64):
+            faces = find_faces(pixels, landmarks, side)
+            if faces and np.hypot(faces[0].matrix[0, 0], faces[0].matrix[1, 0]) > 2.0 / 3.0:
+                found.append(np.asarray(faces[0].before, np.uint8))
+        if not found:
+            raise NoInputError(f"{folder}: no face was found")
+        part = kept.with_suffix(".part")
+        part.mkdir(parents=True, exist_ok=True)
+        for number, face in enumerate(found):
+            PillowImage.fromarray(face).save(part / f"{number:05}.png")
+        part.replace(kept)
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous().to(device)

@@ -1,0 +1,308 @@
+"""The stages whose networks judge from figures measured on photos: `restraint`, `face-restraint` and `tone`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from oldphoto import restraint, tone
+from oldphoto.loading import placed
+from oldphoto.models.estimator import Estimator, EstimatorConfig
+from oldphoto.models.spade import FaceGenerator
+from oldphoto.models.vae import Source
+from oldphoto.training import ageing
+from oldphoto.training.ageing import Dice
+from oldphoto.training.base import COMPACT, Aged, Folders, Recipe, Stage, levels_of, loaded
+from oldphoto.training.degrade import Image
+from oldphoto.training.enhancement import FaceStage
+from oldphoto.training.repair import FinetuneStage
+from oldphoto.translation import translate_latents
+
+MEASURED_AT_ONCE = 32
+Measured = NDArray[np.float32]
+
+
+class EstimatorStage(Stage):
+    """An estimator, on figures of photos and on how its answers bear on the error.
+
+    The error of a photo's answers p is a quadratic form, rest - 2 p.linear + p'quadratic p, in squared levels of 255:
+    so photos are drawn and measured once, `samples` of them, and kept beside the weights; steps cost nothing.
+    """
+
+    samples: int
+    # Squared levels of 255 that count little: an error of this size has half the weight that none would have.
+    floor = 2.0
+
+    def __init__(self, file: str, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device, self.file = recipe, device, file
+        config = COMPACT[file]
+        assert isinstance(config, EstimatorConfig)
+        net = Estimator(config)
+        parts = -(-min(self.samples, recipe.steps * recipe.batch) // MEASURED_AT_ONCE)
+        folder = earlier / f"{file}-samples"
+        measured = [self._part(folder / f"{recipe.seed}-{recipe.size}-{k:04}.safetensors", k) for k in range(parts)]
+        self.all = {k: torch.from_numpy(np.concatenate([m[k] for m in measured])).to(device) for k in measured[0]}
+        net.usual.copy_(self.all["figures"].mean(dim=0))
+        net.spread.copy_(self.all["figures"].std(dim=0) + 0.01)
+        # At first: as photos on average want it.
+        with torch.no_grad():
+            net.last.weight.zero_()
+            net.last.bias.zero_()
+            net.last.bias[: len(self.first)] = torch.tensor(self.first)
+        self.nets = {file: net}
+        self.judges: dict[str, nn.Module] = {}
+
+    first: tuple[float, ...]
+
+    def _part(self, path: Path, number: int) -> dict[str, Measured]:
+        """Samples that were measured before, or are now."""
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made = self.measured(MEASURED_AT_ONCE, Dice.seeded(self.device, self.recipe.seed, number))
+            part = path.with_suffix(".part")
+            save_file(made, part)
+            part.replace(path)
+        return load_file(path)
+
+    @abstractmethod
+    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
+        """figures (N, F), quadratic (N, K, K), linear (N, K), rest (N,), all float32; see the class."""
+
+    def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """Some of the samples; the first in sixteen are left to `validate`."""
+        kept = len(self.all["rest"]) // 16
+        those = dice.placed(dice.host.integers(kept, len(self.all["rest"]), count))
+        return {k: v[those] for k, v in self.all.items()}
+
+    @staticmethod
+    def error(answers: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """(N,) squared levels of 255."""
+        one = answers[..., None]
+        form = (one.mT @ batch["quadratic"] @ one)[:, 0, 0] - 2.0 * (answers * batch["linear"]).sum(dim=1)
+        return (form + batch["rest"]).clamp_min(0.0)
+
+    def kept_back(self) -> dict[str, Tensor]:
+        """The samples that no step sees."""
+        return {k: v[: max(1, len(v) // 16)] for k, v in self.all.items()}
+
+
+def _decibels(error: Tensor) -> float:
+    """Mean PSNR of squared levels of 255."""
+    return float((10.0 * torch.log10(65025.0 / error.clamp_min(0.05))).mean())
+
+
+class SharesStage(EstimatorStage):
+    """How much of a network's changes to keep; the answers are the shares."""
+
+    first = (0.9, 0.9, 0.9, 0.9)
+    harm: float
+
+    @staticmethod
+    def rows(before: Tensor, after: Tensor, clean: Tensor, mask: Tensor | None = None) -> dict[str, Measured]:
+        """As `measured`, of pictures (N, 3, H, W) in [-1, 1] as they came, as they were made and as they should be;
+        mask (N, 1, H, W), 1 = damaged."""
+        levels = [levels_of(x).astype(np.float32) for x in (before, after, clean)]
+        holes = np.zeros(levels[0].shape[:3], np.bool_) if mask is None else (mask[:, 0] > 0).cpu().numpy()
+        rows = [SharesStage._of_one(*one) for one in zip(*levels, holes, strict=True)]
+        return {k: np.stack([row[k] for row in rows]).astype(np.float32) for k in rows[0]}
+
+    @staticmethod
+    def _of_one(before: Image, after: Image, clean: Image, hole: NDArray[np.bool_]) -> dict[str, Measured]:
+        change = after - before
+        whole = restraint.repaired(hole)[..., None]
+        split = [part if part.ndim == 3 else part[..., None] for part in restraint.parts(change)]
+        free = np.stack([np.broadcast_to((1.0 - whole) * part, change.shape).ravel() for part in split])
+        wanted = (clean - before - whole * change).ravel()
+        return {
+            "figures": restraint.figures(before, after, hole & (not hole.all())),
+            "quadratic": free @ free.T / wanted.size,
+            "linear": free @ wanted / wanted.size,
+            "rest": np.array(wanted @ wanted / wanted.size),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logarithm of the error: a photo that needed little counts as much as one that needed a lot. What makes a
+        photo worse than it came counts as often again as `harm` says."""
+        error = torch.log(self.error(self.nets[self.file](batch["figures"]), batch) + self.floor)
+        harm = (error - torch.log(batch["rest"] + self.floor)).clamp_min(0.0)
+        return {"error": error.mean(), "harm": self.harm * harm.mean()}, {}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """PSNR with the shares, with all of the change, and with none."""
+        batch = self.kept_back()
+        shares = nets[self.file](batch["figures"]).clamp(0.0, 1.0)
+        every = torch.ones_like(shares)
+        return {
+            "psnr": _decibels(self.error(shares, batch)),
+            "psnr_all": _decibels(self.error(every, batch)),
+            "psnr_input": _decibels(self.error(0.0 * every, batch)),
+        }
+
+
+class RestraintStage(SharesStage):
+    """How much of the translation's changes to keep."""
+
+    samples = 6144
+    harm = 0.5
+
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        self.drawn = _Lightly(folders, earlier, recipe, device)
+        self.restorer = FinetuneStage.trio({name: placed(net, device).eval() for name, net in self.drawn.nets.items()})
+        super().__init__(restraint.NET, earlier, recipe, device)
+
+    @torch.inference_mode()
+    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
+        """See EstimatorStage."""
+        batch = self.drawn.sample(count, self.recipe.size, dice)
+        old, mask = batch["old"], batch["mask"]
+        filled, latent = translate_latents(old, mask, self.restorer)
+        seen = torch.where(batch["trusted"] > 0, filled, old)
+        made = self.restorer.clean_vae.decode(latent, Source(filled, seen, mask))
+        return self.rows(old, made, batch["clean"], mask)
+
+
+class _Lightly(FinetuneStage):
+    """Its samples, with more of those that need little: restraint is for them."""
+
+    def aged(self, x: Tensor, dice: Dice) -> Tensor:
+        """Half by the wider mixture; of the others a sixth untouched, the rest by one operation alone, four times as
+        often one that leaves most as it was, and three times real grain, as old photos have little else."""
+        rng = dice.host
+        lightly = rng.random(len(x)) < 0.5
+        x = ageing.applied(super().aged, x, ~lightly, dice)
+        operations = [*ageing.SINGLE, *[ageing.jpeg, ageing.low_resolution] * 3, *[self.grained] * 3]
+        which = np.where(rng.random(len(x)) < 0.15, -1, rng.integers(len(operations), size=len(x)))
+        for k, operation in enumerate(operations):
+            x = ageing.applied(operation, x, lightly & (which == k), dice)
+        return x
+
+    def grained(self, x: Tensor, dice: Dice) -> Tensor:
+        """Real grain, and mostly what scanning and storing does to it."""
+        x = self.grain.laid(x, 1.0, dice)
+        rng = dice.host
+        x = ageing.applied(ageing.low_resolution, x, rng.random(len(x)) < 0.2, dice)
+        return ageing.applied(ageing.jpeg, x, rng.random(len(x)) < 0.6, dice)
+
+
+class FaceRestraintStage(SharesStage):
+    """How much of the face generator's changes to keep."""
+
+    samples = 2048
+    harm = 5.0
+
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        config = COMPACT["face_generator"]
+        self.drawn = FaceStage(folders, earlier, recipe, device, "face_generator", config, restrained=True)
+        self.generator = placed(loaded(earlier / "face_generator.safetensors", FaceGenerator), device).eval()
+        super().__init__(restraint.FACE_NET, earlier, recipe, device)
+
+    @torch.inference_mode()
+    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
+        """See EstimatorStage; of faces that the generator was not trained on. Few at a time: what is drawn together has
+        one size."""
+        parts = []
+        for start in range(0, count, FACES_AT_ONCE):
+            number = min(FACES_AT_ONCE, count - start)
+            batch = self.drawn.drawn(self.drawn.unseen, number, self.recipe.size, dice)
+            parts.append(self.rows(batch["old"], self.generator(batch["old"]), batch["clean"]))
+        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+
+class ToneStage(EstimatorStage, Aged):
+    """Whether a photo has faded, and what would bring its tone back."""
+
+    samples = 24576
+    floor = 4.0
+    first = (1.0, 1.0, 1.0)
+
+    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
+        Aged.__init__(self, folders, recipe, device, damaged=0.15)
+        EstimatorStage.__init__(self, tone.NET, earlier, recipe, device)
+
+    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
+        """See EstimatorStage; p are gains and offsets. faded (N,): 1 where a line takes half of the error away."""
+        rng = dice.host
+        clean = self.clean(count, self.recipe.size, dice)
+        monochrome = (clean[:, :1] == clean).flatten(1).all(dim=1).cpu().numpy()
+        # Prints are toned: that is theirs, and stays, however faded.
+        toned = monochrome & (rng.random(count) < 0.7)
+        clean = ageing.applied(ageing.toned, clean, toned, dice)
+        kind = rng.choice(4, count, p=(0.25, 0.35, 0.2, 0.2))  # anything, faded, unevenly exposed, both
+        old = ageing.applied(ageing.wider_mixture, clean, kind == 0, dice)
+        fades = np.isin(kind, (1, 3))
+        old = ageing.applied(ageing.fading, old, fades & ~monochrome, dice)
+        old = ageing.applied(ageing.paling, old, fades & monochrome, dice)
+        old = ageing.applied(ageing.uneven_exposure, old, np.isin(kind, (2, 3)), dice)
+        worn = (kind > 0) & (rng.random(count) < 0.4)
+        for operation in ageing.PUBLISHED:
+            old = ageing.applied(operation, old, worn & (rng.random(count) < 0.5), dice)
+        old, _ = self.hurt(old, dice)
+        old = (old * 255.0).round() / 255.0
+        figures = [tone.of_values(one.permute(1, 2, 0).reshape(-1, 3).cpu().numpy()) for one in old]
+        # Small copies, on which noise does not count as error.
+        x, y = (255.0 * F.adaptive_avg_pool2d(z, 32).flatten(2).cpu().numpy() for z in (old, clean))
+        rows = [self._of_one(*one) for one in zip(x, y, strict=True)]
+        found = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+        found["faded"] = np.where(fades | (kind == 0), found["faded"], 0.0)
+        return {k: v.astype(np.float32) for k, v in found.items()} | {"figures": np.stack(figures)}
+
+    @staticmethod
+    def _of_one(old: Image, clean: Image) -> dict[str, Measured]:
+        """(3, N) each, in levels."""
+        quadratic, linear = np.zeros((6, 6)), np.zeros(6)
+        best = 0.0
+        for c, (x, y) in enumerate(zip(old, clean, strict=True)):
+            quadratic[c, c], quadratic[3 + c, 3 + c] = (x * x).mean() / 3.0, 255.0**2 / 3.0
+            quadratic[c, 3 + c] = quadratic[3 + c, c] = -255.0 * x.mean() / 3.0
+            linear[c], linear[3 + c] = (x * y).mean() / 3.0, -255.0 * y.mean() / 3.0
+            gain = np.clip(
+                ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1.0), tone.LEAST_GAIN, tone.MOST_GAIN
+            )
+            best += float(np.square(gain * (x - x.mean()) + y.mean() - y).mean()) / 3.0
+        error = float(np.square(old - clean).mean())
+        return {
+            "quadratic": quadratic,
+            "linear": linear,
+            "rest": np.array(np.square(clean).mean()),
+            "faded": np.array(error > 30.0 and best < 0.5 * error),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logarithm of the error of those that have faded; cross-entropy of which have, sound photos counting three
+        times: a photo spoilt is worse than one left faded."""
+        answers, faded = self.nets[self.file](batch["figures"]), batch["faded"]
+        error = torch.log(self.error(answers[:, :6], batch) + self.floor)
+        entropy = F.binary_cross_entropy_with_logits(answers[:, 6], faded, reduction="none")
+        return {
+            "error": 0.3 * (error * faded).sum() / faded.sum().clamp_min(1.0),
+            "faded": (entropy * (3.0 - 2.0 * faded)).mean(),
+        }, {}
+
+    @torch.no_grad()
+    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
+        """PSNR of the small copies of faded photos with and without what would be done; the shares of the faded and of
+        the other photos that would be taken for faded."""
+        batch = self.kept_back()
+        answers, faded = nets[self.file](batch["figures"]), batch["faded"] > 0
+        sure = torch.sigmoid(answers[:, 6]) >= tone.SURE
+        nothing = answers.new_tensor((1.0, 1.0, 1.0, 0.0, 0.0, 0.0)).expand(len(answers), 6)
+        gains = answers[:, :3].clamp(tone.LEAST_GAIN, tone.MOST_GAIN)
+        done = torch.where(sure[:, None], torch.cat([gains, answers[:, 3:6]], dim=1), nothing)
+        before, after = self.error(nothing, batch), self.error(done, batch)
+        return {
+            "psnr": _decibels(after[faded]),
+            "psnr_input": _decibels(before[faded]),
+            "found": float(sure[faded].float().mean()),
+            "false": float(sure[~faded].float().mean()),
+        }
+
+
+FACES_AT_ONCE = 4
