@@ -113,6 +113,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 FACE_SIZES: dict[FaceSize, Literal[256, 512]] = {FaceSize.SMALL: 256, FaceSize.LARGE: 512}
 
 
+def share_of(help: str) -> Any:
+    """An option from 0 to 1 which, left out, is judged."""
+    return typer.Option(min=0.0, max=1.0, help=help, show_default=False)
+
+
 def shown(value: object) -> str:
     """A path or name for one line of text: control characters and undecodable bytes become escapes."""
     return "".join(
@@ -378,13 +383,7 @@ def restore(
         ),
     ] = None,
     face_strength: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="How far faces are enhanced: 0 leaves them, 1 is all; by default judged face by face.",
-            show_default=False,
-        ),
+        float | None, share_of("How far faces are enhanced: 0 leaves them, 1 is all; by default judged face by face.")
     ] = Options.face_strength,
     min_face: Annotated[
         int, typer.Option(min=0, metavar="PIXELS", help="Leave faces smaller than this as they are.")
@@ -408,12 +407,7 @@ def restore(
     ] = Options.only_damaged,
     strength: Annotated[
         float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="How much is changed outside of damage: 0 nothing, 1 all; by default judged photo by photo.",
-            show_default=False,
-        ),
+        share_of("How much is changed outside of damage: 0 nothing, 1 all; by default judged photo by photo."),
     ] = Options.strength,
     keep_tone: Annotated[
         bool, typer.Option("--keep-tone", help="Leave contrast and colours as they are, however faded.")

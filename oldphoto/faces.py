@@ -30,9 +30,10 @@ Matrix = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 Levels = npt.NDArray[np.float32]
+Shares = tuple[float, float, float, float]
 # A face before, and what the generator makes of it, in levels -> what to use of the latter, and the shares of its
 # changes that are kept.
-Keep = Callable[[Pixels, Levels], tuple[Levels, tuple[float, float, float, float]]]
+Keep = Callable[[Pixels, Levels], tuple[Levels, Shares]]
 
 # Where the five points lie in a crop of 512 x 512 before it is spread by CLOSENESS about (256, 256): eyes, nose tip,
 # mouth corners, picture-left first.
@@ -105,9 +106,9 @@ class Face:
     landmarks: Points
     matrix: Matrix
     before: Pixels
-    after: npt.NDArray[np.float32] | None = None
+    after: Levels | None = None
     number: int = 1
-    kept: tuple[float, float, float, float] | None = None
+    kept: Shares | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from oldphoto.faces import (
     Detector,
     Face,
     Landmarks,
+    Shares,
     cnn_detector,
     cut_faces,
     detect_faces,
@@ -44,7 +45,7 @@ from oldphoto.models.estimator import Estimator
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
-from oldphoto.restraint import Shares, judged, kept, lessened
+from oldphoto.restraint import judged, kept, lessened
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
 from oldphoto.tensors import Pixels
 from oldphoto.tone import Tone, restore_tone
@@ -153,11 +154,18 @@ def _shares(before: Pixels, after: Pixels, mask: Mask | None, models: Models, op
     mask names."""
     if options.only_damaged:
         return None
-    if options.strength is not None or models.published:
-        share = 1.0 if options.strength is None else options.strength
-        return share, share, share, share
+    if (given := _unjudged(options.strength, models)) is not None:
+        return given
     shares = judged(before, after, mask, models.estimator(restraint.NET))
     return shares if mask is None else (shares[0], 1.0, shares[2], 1.0)
+
+
+def _unjudged(strength: float | None, models: Models) -> Shares | None:
+    """The shares to keep where they are not judged: those that the user gives, or all with the published networks."""
+    if strength is None and not models.published:
+        return None
+    share = 1.0 if strength is None else strength
+    return share, share, share, share
 
 
 def _enhanced(
@@ -183,10 +191,8 @@ def enhanced_faces(faces: Sequence[Face], models: Models, options: Options, size
         return []
 
     def keep(before: NDArray[np.uint8], made: NDArray[np.float32]) -> tuple[NDArray[np.float32], Shares]:
-        if options.face_strength is not None or models.published:
-            share = 1.0 if options.face_strength is None else options.face_strength
-            shares = share, share, share, share
-        else:
+        shares = _unjudged(options.face_strength, models)
+        if shares is None:
             rounded = np.asarray(np.rint(made), np.uint8)
             shares = judged(before, rounded, None, models.estimator(restraint.FACE_NET))
         old = before.astype(np.float32)

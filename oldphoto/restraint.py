@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from oldphoto.tensors import Pixels
 
 if TYPE_CHECKING:
+    from oldphoto.faces import Shares
     from oldphoto.models.estimator import Estimator
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Shares = tuple[float, float, float, float]
 NET, FACE_NET = "restraint", "face_restraint"
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Levels of 255. Film grain and the blocks of a JPEG lie below, specks and the salt of salt-and-pepper beyond.

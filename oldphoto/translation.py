@@ -290,18 +290,28 @@ def _smaller(tile: int) -> int:
     return tile * 3 // (4 * STRIDE) * STRIDE
 
 
-def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True) -> Tensor:
-    """The networks on photos in one piece: (N, 3, H, W), H and W multiples of nets.multiple -> the same shape."""
+def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool | Tensor = True) -> Tensor:
+    """The networks on photos in one piece: (N, 3, H, W), H and W multiples of nets.multiple -> the same shape.
+
+    trusted: as for translate_photo, or (N, 1, 1, 1) bool, photo by photo.
+    """
     filled, latent = translate_latents(x, mask, nets)
-    mask = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
-    return nets.clean_vae.decode(latent, Source(filled, filled if trusted else x, mask))
+    return nets.clean_vae.decode(latent, source_of(x, filled, mask, trusted))
+
+
+def source_of(x: Tensor, filled: Tensor, mask: Tensor | None, trusted: bool | Tensor) -> Source:
+    """What a decoder that refines photos is shown of them; arguments as of translate_whole."""
+    holes = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
+    if isinstance(trusted, Tensor):
+        return Source(filled, torch.where(trusted, filled, x), holes)
+    return Source(filled, filled if trusted else x, holes)
 
 
 def translate_in_bands(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True) -> Tensor:
     """As translate_whole, for networks without normalisation; what is of full resolution is there for BAND rows of
     latents at a time, which takes a fifth of the memory, and is quicker, since it stays in the caches."""
     encoder, decoder = nets.old_vae.encoder, nets.clean_vae.decoder
-    filled, holes = _filled(x, mask, nets), x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
+    source = source_of(x, _filled(x, mask, nets), mask, trusted)
 
     def in_bands(reach: int, rows_of: Callable[[slice, slice], Tensor]) -> Tensor:
         """rows_of: given rows of latents and of the photo -> as many rows of either, those of the band among them."""
@@ -314,14 +324,9 @@ def translate_in_bands(x: Tensor, mask: Tensor | None, nets: TranslationNets, tr
             made.append(rows[:, :, (top - first) * scale :][:, :, : min(BAND, height - top) * scale])
         return torch.cat(made, dim=2)
 
-    latent = in_bands(encoder.reach, lambda _, rows: encoder.reduce(filled[:, :, rows], holes[:, :, rows]))
+    latent = in_bands(encoder.reach, lambda _, full: encoder.reduce(source.filled[:, :, full], source.mask[:, :, full]))
     latent = decoder.blocks(nets.mapping(encoder.blocks(latent), mask))
-    seen = filled if trusted else x
-
-    def enlarged(rows: slice, full: slice) -> Tensor:
-        return decoder.enlarge(latent[:, :, rows], Source(filled[:, :, full], seen[:, :, full], holes[:, :, full]))
-
-    return in_bands(decoder.reach, enlarged)
+    return in_bands(decoder.reach, lambda rows, full: decoder.enlarge(latent[:, :, rows], source.rows(full)))
 
 
 def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from oldphoto import weights
 from oldphoto.pipeline import Models
@@ -18,6 +20,14 @@ os.environ.pop("HF_HUB_OFFLINE", None)
 importlib.import_module("huggingface_hub.constants")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """How many threads torch has; as before, after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -217,11 +217,8 @@ def test_the_limit_of_a_photo_does_not_depend_on_the_others(
 
 
 @pytest.fixture
-def four() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+def four(set_threads: Callable[[int], None]) -> None:
+    set_threads(4)
 
 
 def in_a_thread(call: Callable[[], list[int]]) -> list[int]:

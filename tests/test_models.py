@@ -276,16 +276,12 @@ def test_a_map_that_is_the_same_everywhere_has_no_variance() -> None:
     assert not bool(variance.any())
 
 
-def test_resizing_is_bilinear_whatever_the_number_of_threads() -> None:
-    before = torch.get_num_threads()
+def test_resizing_is_bilinear_whatever_the_number_of_threads(set_threads: Callable[[int], None]) -> None:
     x = torch.rand(2, 3, 133, 211)
-    try:
-        made = []
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            made.append(resized(x, (266, 420)))
-    finally:
-        torch.set_num_threads(before)
+    made = []
+    for threads in (1, 2, 5):
+        set_threads(threads)
+        made.append(resized(x, (266, 420)))
     assert all(torch.equal(made[0], other) for other in made)
     expected = F.interpolate(x, size=(266, 420), mode="bilinear", align_corners=False)
     torch.testing.assert_close(made[0], expected, atol=1e-5, rtol=0.0)
@@ -295,17 +291,13 @@ def test_resizing_is_bilinear_whatever_the_number_of_threads() -> None:
 @pytest.mark.parametrize("size", [(6, 7), (33, 64), (200, 160)])
 @pytest.mark.parametrize("laid", [torch.contiguous_format, torch.channels_last])
 def test_convolutions_are_the_same_whatever_the_number_of_threads(
-    conv: Conv1x1 | Doubling, size: tuple[int, int], laid: torch.memory_format
+    conv: Conv1x1 | Doubling, size: tuple[int, int], laid: torch.memory_format, set_threads: Callable[[int], None]
 ) -> None:
     x = torch.randn(2, conv.in_channels, *size, generator=torch.manual_seed(0)).contiguous(memory_format=laid)
-    before = torch.get_num_threads()
     made = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            with torch.inference_mode():
-                made.append(conv(x))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        with torch.inference_mode():
+            made.append(conv(x))
     assert all(torch.equal(made[0], other) for other in made)
     torch.testing.assert_close(made[0], conv(x), atol=1e-5, rtol=0.0)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -264,11 +264,8 @@ def test_running_out_of_memory_has_its_own_error(
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def two_threads(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
 
 
 def batch_of(folder: Path, models: Models, options: Options, jobs: int) -> batch.Summary:

@@ -10,6 +10,7 @@ import skimage.data
 
 from oldphoto import restraint, weights
 from oldphoto.errors import UsageError
+from oldphoto.faces import Shares
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact
 from oldphoto.models.estimator import Estimator
@@ -167,7 +168,7 @@ def test_specks_that_no_mask_names_go_where_there_is_damage(models: Models, phot
 def test_strength_is_the_users_word(models: Models, photo: Pixels8) -> None:
     old = aged(photo, degrade.gaussian_noise)
 
-    def run(strength: float | None) -> tuple[Pixels8, restraint.Shares | None]:
+    def run(strength: float | None) -> tuple[Pixels8, Shares | None]:
         done = restore(Photo.from_array(old), models, Options(faces=False, tone=False, strength=strength))
         return np.asarray(done.photo.pixels, np.uint8), done.kept
 

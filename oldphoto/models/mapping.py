@@ -21,8 +21,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from oldphoto.models.blocks import Conv1x1, Norm, ResidualBlock, activate, blocks, normalise
 from oldphoto.models.winograd import Conv3x3
 
-# Logits held at once by the attention loops: 2^24 floats are 64 MiB.
-LOGITS_AT_ONCE = 1 << 24
+# Likenesses of patches held at once: 2^24 floats are 64 MiB.
+LIKENESSES_AT_ONCE = 1 << 24
 # A patch counts as damaged when more than this share of its cells is.
 DAMAGED_SHARE = 0.6
 PATCH_SIZES = (8, 4, 2)
@@ -186,7 +186,7 @@ def most_alike(query: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor
 
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:
-    step = max(1, LOGITS_AT_ONCE // max(1, columns))
+    step = max(1, LIKENESSES_AT_ONCE // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 

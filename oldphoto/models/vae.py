@@ -120,6 +120,10 @@ class Source:
     seen: Tensor
     mask: Tensor
 
+    def rows(self, rows: slice) -> Source:
+        """Some rows of the photo."""
+        return Source(self.filled[:, :, rows], self.seen[:, :, rows], self.mask[:, :, rows])
+
 
 class Refine(nn.Module):
     """At full resolution: how much of the photo to keep, how much of the painting to take, and the change to both."""

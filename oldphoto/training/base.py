@@ -130,7 +130,11 @@ class Stage(ABC):
 
     def fixed(self, count: int, side: int) -> dict[str, Tensor]:
         """The same samples at every validation, of a seed no training step uses."""
-        return self.sample(count, side, Dice.seeded(self.device, 7, self.recipe.seed, 0))
+        return self.sample(count, side, self.fixed_dice())
+
+    def fixed_dice(self) -> Dice:
+        """What `fixed` draws by."""
+        return Dice.seeded(self.device, 7, self.recipe.seed, 0)
 
 
 class Aged(Stage):

@@ -83,7 +83,7 @@ class FaceStage(Stage):
 
     def fixed(self, count: int, side: int) -> dict[str, Tensor]:
         """As ever, of faces that no step sees."""
-        return self.drawn(self.unseen, count, side, Dice.seeded(self.device, 7, self.recipe.seed, 0))
+        return self.drawn(self.unseen, count, side, self.fixed_dice())
 
     def drawn(self, faces: Tensor, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
         """As `sample`, of these faces, (F, 3, S, S) uint8."""

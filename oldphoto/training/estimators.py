@@ -16,14 +16,13 @@ from oldphoto import restraint, tone
 from oldphoto.loading import placed
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.spade import FaceGenerator
-from oldphoto.models.vae import Source
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import COMPACT, Aged, Folders, Recipe, Stage, levels_of, loaded
 from oldphoto.training.degrade import Image
 from oldphoto.training.enhancement import FaceStage
 from oldphoto.training.repair import FinetuneStage
-from oldphoto.translation import translate_latents
+from oldphoto.translation import translate_whole
 
 MEASURED_AT_ONCE = 32
 Measured = NDArray[np.float32]
@@ -39,6 +38,7 @@ class EstimatorStage(Stage):
     samples: int
     # Squared levels of 255 that count little: an error of this size has half the weight that none would have.
     floor = 2.0
+    first: tuple[float, ...]  # answers before training
 
     def __init__(self, file: str, earlier: Path, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device, self.file = recipe, device, file
@@ -58,8 +58,6 @@ class EstimatorStage(Stage):
             net.last.bias[: len(self.first)] = torch.tensor(self.first)
         self.nets = {file: net}
         self.judges: dict[str, nn.Module] = {}
-
-    first: tuple[float, ...]
 
     def _part(self, path: Path, number: int) -> dict[str, Measured]:
         """Samples that were measured before, or are now."""
@@ -162,11 +160,8 @@ class RestraintStage(SharesStage):
     def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
         """See EstimatorStage."""
         batch = self.drawn.sample(count, self.recipe.size, dice)
-        old, mask = batch["old"], batch["mask"]
-        filled, latent = translate_latents(old, mask, self.restorer)
-        seen = torch.where(batch["trusted"] > 0, filled, old)
-        made = self.restorer.clean_vae.decode(latent, Source(filled, seen, mask))
-        return self.rows(old, made, batch["clean"], mask)
+        made = translate_whole(batch["old"], batch["mask"], self.restorer, batch["trusted"] > 0)
+        return self.rows(batch["old"], made, batch["clean"], batch["mask"])
 
 
 class _Lightly(FinetuneStage):

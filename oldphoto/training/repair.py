@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from oldphoto.loading import Config, placed
 from oldphoto.models.mapping import Mapping, MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnet
-from oldphoto.models.vae import Source, Vae
+from oldphoto.models.vae import Vae
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import Aged, Folders, Recipe, fresh, loaded, mean_psnr, quickly, signed
@@ -30,7 +30,7 @@ from oldphoto.training.losses import (
     latent_prior,
     likeness,
 )
-from oldphoto.translation import TranslationNets, translate_latents, translate_whole
+from oldphoto.translation import TranslationNets, source_of, translate_latents, translate_whole
 
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
@@ -186,8 +186,7 @@ class FinetuneStage(Aged):
         features, painted = decoder.paint(decoder.blocks(latent))
         terms = {"painted": 0.1 * torch.stack(list(likeness(painted, clean).values())).sum()}
         if decoder.refine is not None:
-            seen = torch.where(batch["trusted"] > 0, filled, old)
-            made = decoder.refine(features, painted, Source(filled, seen, mask))
+            made = decoder.refine(features, painted, source_of(old, filled, mask, batch["trusted"] > 0))
             terms |= likeness(made, clean)
         return terms, {}
 
@@ -196,10 +195,7 @@ class FinetuneStage(Aged):
         """PSNR of restored and of degraded photos, and of undamaged photos put through."""
         trio = self.trio(nets)
         batch = self.fixed(32, 128)
-        old, mask, trusted = batch["old"], batch["mask"], batch["trusted"]
-        made = torch.where(
-            trusted > 0, translate_whole(old, mask, trio), translate_whole(old, mask, trio, trusted=False)
-        )
+        made = translate_whole(batch["old"], batch["mask"], trio, batch["trusted"] > 0)
         kept = translate_whole(batch["clean"], None, trio)
         return {
             "psnr": mean_psnr(made, batch["clean"]),
