@@ -518,7 +518,8 @@ def _face_facts(face: Face) -> FaceFacts:
         "number": face.number,
         "box": [round(float(edge), 1) for edge in face.box],
         "score": round(float(face.score), 3),
-        "kept": None if face.kept is None else [*face.kept],
+        "kept": None if face.kept is None else [*face.kept.shares],
+        "raised": None if face.kept is None else [*face.kept.raised],
     }
 
 
@@ -526,7 +527,8 @@ def _change_facts(result: Restoration) -> ChangeFacts:
     tone = result.tone
     return {
         "tone": None if tone is None else {"gain": [*tone.gain], "offset": [*tone.offset], "likely": tone.likely},
-        "kept": None if result.kept is None else [*result.kept],
+        "kept": None if result.kept is None else [*result.kept.shares],
+        "raised": None if result.kept is None else [*result.kept.raised],
     }
 
 

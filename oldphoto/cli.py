@@ -412,6 +412,7 @@ def restore(
     keep_tone: Annotated[
         bool, typer.Option("--keep-tone", help="Leave contrast and colours as they are, however faded.")
     ] = False,
+    keep_blur: Annotated[bool, typer.Option("--keep-blur", help="Sharpen nothing, however blurred.")] = False,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -591,6 +592,7 @@ def restore(
         skip_faces=tuple(skip_face or ()),
         only_damaged=only_damaged,
         tone=not keep_tone,
+        sharpen=not keep_blur,
         strength=strength,
         quality=quality,
         max_memory=None if max_memory is None else read_size(max_memory),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
 import dlib
@@ -30,10 +30,21 @@ Matrix = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 Levels = npt.NDArray[np.float32]
-Shares = tuple[float, float, float, float]
-# A face before, and what the generator makes of it, in levels -> what to use of the latter, and the shares of its
-# changes that are kept.
-Keep = Callable[[Pixels, Levels], tuple[Levels, Shares]]
+
+
+class Kept(NamedTuple):
+    """What is used of a network's change.
+
+    shares: 0..1, of small and large changes of light, of small and large ones of colour. raised: how much is added of
+    the result's three finest bands of light, finest first; 0 leaves them as they are.
+    """
+
+    shares: tuple[float, float, float, float]
+    raised: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+# A face before, and what the generator makes of it, in levels -> what to use of the latter, and how much that is.
+Keep = Callable[[Pixels, Levels], tuple[Levels, Kept]]
 
 # Where the five points lie in a crop of 512 x 512 before it is spread by CLOSENESS about (256, 256): eyes, nose tip,
 # mouth corners, picture-left first.
@@ -97,8 +108,8 @@ class Face:
     black outside the photo.
     after: (S, S, 3) float32 RGB in [0, 255], enhanced; None for a face left as it is.
     number: from 1, the one that `oldphoto faces` lists.
-    kept: the shares that `after` has of the generator's changes, of small and large ones of light and of small and
-    large ones of colour; None for a face left as it is.
+    kept: how much `after` has of the generator's changes, and how much sharper it was made; None for a face left as it
+    is.
     """
 
     box: Box
@@ -108,7 +119,7 @@ class Face:
     before: Pixels
     after: Levels | None = None
     number: int = 1
-    kept: Shares | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -720,6 +731,6 @@ def enhance_faces(
             made = generator(crops.to(device=device, dtype=precision)).float().cpu()
         levels = ((made + 1.0) * 127.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().numpy()  # (n, S, S, 3)
         for face, after in zip(some, levels, strict=True):
-            better, kept = (after, (1.0, 1.0, 1.0, 1.0)) if keep is None else keep(face.before, after)
+            better, kept = (after, Kept((1.0, 1.0, 1.0, 1.0))) if keep is None else keep(face.before, after)
             enhanced.append(replace(face, after=better, kept=kept))
     return enhanced

@@ -51,13 +51,14 @@ class FileFacts(TypedDict):
 
 
 class FaceFacts(TypedDict):
-    """number: as `oldphoto faces` lists it. box: left, top, right, bottom in pixels. kept: the shares kept of the face
+    """number: as `oldphoto faces` lists it. box: left, top, right, bottom in pixels. kept, raised: of the face
     generator's changes, as ChangeFacts has them; null for a face left as it was."""
 
     number: int
     box: list[float]
     score: float
     kept: list[float] | None
+    raised: list[float] | None
 
 
 class ToneFacts(TypedDict):
@@ -70,10 +71,12 @@ class ToneFacts(TypedDict):
 
 class ChangeFacts(TypedDict):
     """tone: how fading was undone, or null. kept: the shares kept, outside of damage, of small and large changes of
-    light, and of small and large ones of colour; null where damage alone was repaired."""
+    light, and of small and large ones of colour. raised: by how much the three finest bands of its light were, finest
+    first. Both null where damage alone was repaired."""
 
     tone: ToneFacts | None
     kept: list[float] | None
+    raised: list[float] | None
 
 
 class ModelFacts(TypedDict):

@@ -1,7 +1,7 @@
 """START HERE. The restoration of one photo, as a function of values: photo, models, options.
 
-find_scratches -> mask;  restore_tone, translate, keep what helps -> restored;  detect_faces, enhance_faces -> faces;
-blend -> photo
+find_scratches -> mask;  restore_tone, translate, keep what helps, sharpen -> restored;  detect_faces, enhance_faces ->
+faces;  blend -> photo
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from oldphoto.errors import UsageError
 from oldphoto.faces import (
     Detector,
     Face,
+    Kept,
     Landmarks,
-    Shares,
     cnn_detector,
     cut_faces,
     detect_faces,
@@ -45,7 +45,7 @@ from oldphoto.models.estimator import Estimator
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
-from oldphoto.restraint import judged, kept, lessened
+from oldphoto.restraint import EVERYTHING, judged, kept, lessened, raised
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
 from oldphoto.tensors import Pixels
 from oldphoto.tone import Tone, restore_tone
@@ -69,8 +69,8 @@ class Restoration:
     photo: restored, of the input's size, depth, colour mode and metadata. mask: (H, W) bool, what was repaired as
     damage, or None. faces: all that were found, by number; those left as they are have no `after`. seconds: per stage.
     translation: in one piece or strip by strip, and what that took. tone: how fading was undone, or None where nothing
-    was done. kept: the shares of the translation's changes that were kept, of small and large changes of light and of
-    colour; None where damage alone was repaired. warnings: one line each.
+    was done. kept: how much of the translation's changes was kept, and how much sharper the photo was made; None where
+    damage alone was repaired. warnings: one line each.
     """
 
     photo: Photo
@@ -79,7 +79,7 @@ class Restoration:
     seconds: dict[Stage, float]
     translation: Plan
     tone: Tone | None = None
-    kept: Shares | None = None
+    kept: Kept | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -119,9 +119,9 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
             nets = models.translation(damaged, large)
             translated = translate_photo(toned, mask, nets, models.device, way, trusted=trusted)
             pixels = translated.pixels
-            shares = _shares(toned, pixels, mask, models, options)
-            if shares is not None:
-                pixels = kept(toned, pixels, mask, shares)
+            keep = _kept(toned, pixels, mask, models, options)
+            if keep is not None:
+                pixels = kept(toned, pixels, mask, keep)
         faces: tuple[Face, ...] = ()
         if options.enhances_faces:
             with _timed(seconds, "faces"):
@@ -138,7 +138,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         *translated.warnings,
         *(f"there is no face {number}: {len(faces)} were found" for number in missing),
     )
-    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, translated.plan, undone, shares, warnings)
+    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, translated.plan, undone, keep, warnings)
 
 
 def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) -> tuple[Pixels, Tone | None]:
@@ -148,7 +148,7 @@ def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) ->
     return restore_tone(seen, mask, models.estimator(tone.NET))
 
 
-def _shares(before: Pixels, after: Pixels, mask: Mask | None, models: Models, options: Options) -> Shares | None:
+def _kept(before: Pixels, after: Pixels, mask: Mask | None, models: Models, options: Options) -> Kept | None:
     """What is kept of the changes: as much as the user says, or what the set judges right; the published one has no
     such judgement, and all is kept. Where there is damage, large changes are kept in full: they are the specks that no
     mask names."""
@@ -156,16 +156,21 @@ def _shares(before: Pixels, after: Pixels, mask: Mask | None, models: Models, op
         return None
     if (given := _unjudged(options.strength, models)) is not None:
         return given
-    shares = judged(before, after, mask, models.estimator(restraint.NET))
-    return shares if mask is None else (shares[0], 1.0, shares[2], 1.0)
+    keep = _judged(before, after, mask, models.estimator(restraint.NET), options)
+    return keep if mask is None else keep._replace(shares=(keep.shares[0], 1.0, keep.shares[2], 1.0))
 
 
-def _unjudged(strength: float | None, models: Models) -> Shares | None:
-    """The shares to keep where they are not judged: those that the user gives, or all with the published networks."""
-    if strength is None and not models.published:
-        return None
-    share = 1.0 if strength is None else strength
-    return share, share, share, share
+def _judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator, options: Options) -> Kept:
+    """What the set judges right, but for what the user does not want."""
+    keep = judged(before, after, mask, net)
+    return keep if options.sharpen else Kept(keep.shares)
+
+
+def _unjudged(strength: float | None, models: Models) -> Kept | None:
+    """What to keep where it is not judged: the share that the user gives, or all with the published networks."""
+    if strength is not None:
+        return Kept((strength, strength, strength, strength))
+    return EVERYTHING if models.published else None
 
 
 def _enhanced(
@@ -190,15 +195,17 @@ def enhanced_faces(faces: Sequence[Face], models: Models, options: Options, size
     if not faces:
         return []
 
-    def keep(before: NDArray[np.uint8], made: NDArray[np.float32]) -> tuple[NDArray[np.float32], Shares]:
-        shares = _unjudged(options.face_strength, models)
-        if shares is None:
+    def used(before: NDArray[np.uint8], made: NDArray[np.float32]) -> tuple[NDArray[np.float32], Kept]:
+        keep = _unjudged(options.face_strength, models)
+        if keep is None:
             rounded = np.asarray(np.rint(made), np.uint8)
-            shares = judged(before, rounded, None, models.estimator(restraint.FACE_NET))
+            keep = _judged(before, rounded, None, models.estimator(restraint.FACE_NET), options)
+        if keep == EVERYTHING:
+            return made, keep
         old = before.astype(np.float32)
-        return (made if min(shares) == 1.0 else old + lessened(made - old, shares)), shares
+        return (old + lessened(made - old, keep) + raised(made, keep)[..., None]).clip(0.0, 255.0), keep
 
-    return enhance_faces(faces, models.face_generator(size), str(models.device), FACES_AT_ONCE, keep)
+    return enhance_faces(faces, models.face_generator(size), str(models.device), FACES_AT_ONCE, used)
 
 
 def plan(size: tuple[int, int], depth: int, damaged: bool, models: Models, options: Options) -> Plan:

@@ -290,7 +290,7 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
         if change["tone"] is not None:
             rows.append(("Tone", f"fading undone, {change['tone']['likely']:.0%} sure", None))
         if change["kept"] is not None:
-            rows.append(("Kept", _shares(change["kept"]), None))
+            rows.append(("Kept", _kept(change["kept"], change["raised"]), None))
     if record["source_type"]:
         rows.append(("Source type", record["source_type"], None))
     if record["stages"]:
@@ -306,13 +306,16 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
 
 
 def _face(face: FaceFacts) -> str:
-    kept = "left as it was" if face["kept"] is None else f"kept {_shares(face['kept'])}"
+    kept = "left as it was" if face["kept"] is None else f"kept {_kept(face['kept'], face['raised'])}"
     return f"{face['number']}: score {face['score']:.2f}, {kept}"
 
 
-def _shares(shares: list[float]) -> str:
+def _kept(shares: list[float], raised: list[float] | None) -> str:
     small, large, colour, more = (f"{share:.0%}" for share in shares)
-    return f"of small changes {small}, of large {large}; of colour {colour} and {more}"
+    told = f"of small changes {small}, of large {large}; of colour {colour} and {more}"
+    if not any(raised or ()):
+        return told
+    return f"{told}; sharpened by " + ", ".join(f"{much:.0%}" for much in raised or ())
 
 
 def _options(options: dict[str, Any]) -> str:

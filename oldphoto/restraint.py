@@ -1,23 +1,28 @@
-"""How much of what a network changed is kept: one that mends noise also changes what needed no mending.
+"""How much of what a network changed is kept, and how much sharper the result is made.
 
-The change is split into light and colour, and each into what is small, up to EDGE levels, and what goes beyond. Of each
-of the four a share is kept, between 0 and 1, one for the whole photo, which a small network judges from figures about
-photo and change. What was repaired as damage is kept in full. The same goes for each face and what the face generator
-makes of it, with a judge of its own. Pixels are (H, W, 3) uint8 or uint16 RGB.
+A network that mends noise also changes what needed no mending. The change is split into light and colour, and each into
+what is small, up to EDGE levels, and what goes beyond. Of each of the four a share is kept, between 0 and 1, one for
+the whole photo, which a small network judges from figures about photo and change. What was repaired as damage is kept
+in full.
+
+Whether a photo is blurred is a matter of all of it, too. So the same judge says by how much the finest bands of the
+result's light are raised, freed of noise as they are; not where damage was repaired. The same goes for each face and
+what the face generator makes of it, with a judge of its own. Pixels are (H, W, 3) uint8 or uint16 RGB.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from math import ceil
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from oldphoto.faces import Kept
 from oldphoto.tensors import Pixels
 
 if TYPE_CHECKING:
-    from oldphoto.faces import Shares
     from oldphoto.models.estimator import Estimator
 
 Floats = NDArray[np.float32]
@@ -33,19 +38,25 @@ LEAST_SIDE = 32
 # Rings of the 8 x 8 cosine transform that are looked at together, by the sum of both indices.
 _RINGS = ((1,), (2,), (3,), (4,), (5,), (6,), (7, 8), (9, 10), (11, 12, 13, 14))
 _SCALES = (0.7, 1.6, 2.56, 4.1)
-FIGURES = 6 * len(_SCALES) + 8 + 6 * len(_RINGS) + 8
+# Of the Gaussians whose differences are raised, each on top of the one before, in pixels; how far they see.
+SHARPENED = (0.7, 1.0, 1.6)
+REACH = sum(ceil(3.0 * scale) for scale in SHARPENED)
+# Answers of the network: four shares, and what the bands are raised by, as multiples; and the most of each.
+MOST = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
+EVERYTHING = Kept((1.0, 1.0, 1.0, 1.0))
+FIGURES = 6 * len(_SCALES) + 8 + 6 * len(_RINGS) + 8 + 3 * len(SHARPENED)
 ROWS_AT_ONCE = 128
 RIM = 3
 
 
-def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> Shares:
-    """The shares to keep: of small and large changes of light, of small and large ones of colour.
+def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> Kept:
+    """What to keep, and how much to sharpen.
 
     before, after: the photo as it came and as it was translated, of one shape and depth. mask: (H, W), True = damaged.
     """
     height, width = before.shape[:2]
     if min(height, width) < LEAST_SIDE:
-        return (1.0, 1.0, 1.0, 1.0)
+        return EVERYTHING
     to_8_bits = np.float32(255.0 / np.iinfo(before.dtype).max)
     looks = []
     for rows, columns in _looks(height, width):
@@ -54,9 +65,10 @@ def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> 
         if not holes.all():
             looks.append(figures(one, other, holes))
     if not looks:
-        return (1.0, 1.0, 1.0, 1.0)
-    answers = net.answers(np.stack(looks)).clip(0.0, 1.0).mean(axis=0)
-    return cast("Shares", tuple(round(float(share), 4) for share in answers))
+        return EVERYTHING
+    answers = net.answers(np.stack(looks)).clip(0.0, MOST).mean(axis=0)
+    small, large, colour, more, *finest = (round(float(answer), 4) for answer in answers)
+    return Kept((small, large, colour, more), (finest[0], finest[1], finest[2]))
 
 
 def _looks(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -72,18 +84,22 @@ def _looks(height: int, width: int) -> list[tuple[slice, slice]]:
     return [(rows, columns) for rows in down for columns in across]
 
 
-def kept(before: Pixels, after: Pixels, mask: Mask | None, shares: Shares) -> Pixels:
-    """`after` with these shares of the change, and with all of it where damage was repaired; see `judged`."""
-    if min(shares) == 1.0:
+def kept(before: Pixels, after: Pixels, mask: Mask | None, keep: Kept) -> Pixels:
+    """`after` with so much of the change, sharpened; but as it is where damage was repaired. See `judged`."""
+    if keep == EVERYTHING:
         return after
     out = np.empty_like(after)
     top = np.iinfo(before.dtype).max
     edge = EDGE * top / 255.0
     for start in range(0, before.shape[0], ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        old = np.asarray(before[rows], np.float32)
-        change = np.asarray(after[rows], np.float32) - old
-        less = lessened(change, shares, edge)
+        old, new = np.asarray(before[rows], np.float32), np.asarray(after[rows], np.float32)
+        change = new - old
+        less = lessened(change, keep, edge)
+        if any(keep.raised):
+            above = min(start, REACH)
+            near = np.asarray(after[start - above : start + ROWS_AT_ONCE + REACH], np.float32)
+            less += raised(near, keep)[above : above + len(old), :, None]
         if mask is not None:
             above = min(start, RIM)
             whole = repaired(mask[start - above : start + ROWS_AT_ONCE + RIM])[above : above + len(old), :, None]
@@ -92,11 +108,28 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, shares: Shares) -> Pi
     return out
 
 
-def lessened(change: Floats, shares: Shares, edge: float = EDGE) -> Floats:
-    """These shares of the parts of a change (H, W, 3), summed. edge: see `parts`."""
+def lessened(change: Floats, keep: Kept, edge: float = EDGE) -> Floats:
+    """The shares to keep of the parts of a change (H, W, 3), summed. edge: see `parts`."""
     small_light, large_light, small_colour, large_colour = parts(change, edge)
-    light = (shares[0] * small_light + shares[1] * large_light)[..., None]
-    return np.asarray(light + shares[2] * small_colour + shares[3] * large_colour, np.float32)
+    light = (keep.shares[0] * small_light + keep.shares[1] * large_light)[..., None]
+    return np.asarray(light + keep.shares[2] * small_colour + keep.shares[3] * large_colour, np.float32)
+
+
+def raised(after: Floats, keep: Kept) -> Floats:
+    """What sharpening adds to the light of a photo (H, W, 3): (H, W)."""
+    bands = detail(_light(after))
+    return np.asarray(sum(much * band for much, band in zip(keep.raised, bands, strict=True)), np.float32)
+
+
+def detail(plane: Floats) -> list[Floats]:
+    """The bands of (H, W) that sharpening raises: differences of Gaussians, finest first."""
+    bands = []
+    for scale in SHARPENED:
+        side = 2 * ceil(3.0 * scale) + 1
+        soft = np.asarray(cv2.GaussianBlur(plane, (side, side), scale), np.float32)
+        bands.append(plane - soft)
+        plane = soft
+    return bands
 
 
 def parts(change: Floats, edge: float = EDGE) -> tuple[Floats, Floats, Floats, Floats]:
@@ -151,6 +184,10 @@ def figures(before: Floats, after: Floats, mask: Mask) -> Floats:
         found += [(a < 1.0).mean(), (a < 1.0).mean() - (b < 1.0).mean()]
         found += [_log(np.percentile(a, 90)), _log(changed[:, cells].mean())]
     found += [_log(value) for value in np.percentile(np.abs(lighter[sound]), (50.0, 90.0, 99.0, 99.8))]
+    # Its sharpest edges tell a blurred photo from one of smooth things.
+    for band in detail(light + lighter):
+        size = np.abs(band[sound])
+        found += [_log(size.mean()), *(_log(value) for value in np.percentile(size, (98.0, 99.7)))]
     found += [
         light[sound].mean() / 255.0,
         light[sound].std() / 100.0,

@@ -273,34 +273,22 @@ class Attention(Node):
 
     price = reach = EVERYTHING
 
-    def __init__(self, query: Node, key: Node, value: Node, keep: Tensor, cells: Tensor | None) -> None:
+    def __init__(self, query: Node, key: Node, value: Node, keep: Tensor) -> None:
         super().__init__(value.channels, query.height, query.width, (query, key, value))
         self.keep = keep
-        self.wanted = None
-        if cells is not None:
-            self.wanted = torch.zeros(self.height * self.width, dtype=torch.bool, device=keep.device)
-            self.wanted[cells] = True
-            self.wanted = self.wanted.view(self.height, self.width)
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        """(1, C, rows, W), 0 in the cells that are not wanted."""
+        """(1, C, rows, W)."""
         query = self.inputs[0].rows(top, bottom)
-        out = torch.zeros_like(query[:, :1]).expand(1, self.channels, bottom - top, self.width).contiguous()
+        out = query.new_empty(1, self.channels, bottom - top, self.width)
         for own, region in attended(self.height, self.width):
             first, last = max(top, own.top), min(bottom, own.bottom)
             if first >= last:
                 continue
-            area = (0, slice(None), slice(first - top, last - top), slice(own.left, own.right))
-            wanted = torch.ones_like(query[0, 0], dtype=torch.bool)[area[2:]]
-            if self.wanted is not None:
-                wanted = self.wanted[first:last, own.left : own.right]
-            if bool(wanted.any()):
-                some = query[area].flatten(1)[:, wanted.flatten()].T[None]  # (1, cells, C)
-                made = out[area]
-                made[:, wanted] = torch.cat([self._rebuilt(q, region) for q in torch.split(some, KEYS_AT_ONCE, 1)], 1)[
-                    0
-                ].T
-                out[area] = made
+            area = Region(first - top, last - top, own.left, own.right).slices
+            some = query[area].flatten(2).transpose(1, 2)  # (1, cells, C)
+            made = torch.cat([self._rebuilt(q, region) for q in torch.split(some, KEYS_AT_ONCE, 1)], 1)
+            out[area] = made.transpose(1, 2).reshape(out[area].shape)
         return out
 
     def _rebuilt(self, query: Tensor, region: Region) -> Tensor:
@@ -605,14 +593,14 @@ def _moments(x: Streamed) -> tuple[Tensor, Tensor]:
     return found.mean.float(), (found.squares / found.count).float()
 
 
-def _attend(module: NonLocal, x: Streamed, keep: Tensor, rows: Tensor | None = None) -> Streamed:
+def _attend(module: NonLocal, x: Streamed, keep: Tensor) -> Streamed:
     if x.node.total_price():
         x.streams.keep(x)
     key, value = cast("Streamed", module.key(x)), cast("Streamed", module.value(x))
     for each in (key, value):
         x.streams.keep(each)
     query = cast("Streamed", module.query(x))
-    return Streamed(Attention(query.node, key.node, value.node, keep, rows), x.streams)
+    return Streamed(Attention(query.node, key.node, value.node, keep), x.streams)
 
 
 def _compose(module: PatchScale, x: Streamed, damaged: Tensor) -> Streamed:

@@ -58,15 +58,15 @@ class TranslationNets:
 
     @property
     def bounded(self) -> bool:
-        """Whether each output pixel depends on a bounded neighbourhood (but for the attention inside holes)."""
+        """Whether each output pixel depends on a bounded neighbourhood."""
         configs = (self.old_vae.config, self.mapping.config, self.clean_vae.config)
-        return all(c.norm == "none" for c in configs)
+        return all(c.norm == "none" for c in configs) and self.mapping.config.context == "none"
 
     @property
     def reach(self) -> int:
-        """How many pixels away photos are seen by bounded networks, but for the attention: whole cells."""
+        """How many pixels away photos are seen by bounded networks: whole cells."""
         old, mapping, clean = self.old_vae.config, self.mapping.config, self.clean_vae.config
-        blocks = old.blocks + mapping.blocks + mapping.context_blocks + clean.blocks
+        blocks = old.blocks + mapping.blocks + clean.blocks
         cells = self.old_vae.encoder.reach + self.clean_vae.decoder.reach + 2 * (len(mapping.channels) + blocks)
         return STRIDE * cells
 
@@ -212,7 +212,7 @@ def translate_photo(
 def _bounds(photo: _Padded, nets: TranslationNets) -> tuple[str, ...]:
     """What is said of a photo in which attention does not reach everywhere."""
     kind = nets.mapping.config.context
-    if photo.mask is None or kind == "none" or nets.bounded:
+    if photo.mask is None or kind == "none":
         return ()
     cells = {"non_local": attended_side(), "patches": attended_side(PATCH_BLOCK, PATCH_MARGIN)}[kind]
     if photo.height * photo.width // STRIDE**2 <= cells**2:

@@ -29,6 +29,7 @@ from oldphoto.errors import (
     UsageError,
     WeightsCorruptError,
 )
+from oldphoto.faces import Kept
 from oldphoto.image import Photo
 from oldphoto.manifest import Record, Setting
 from oldphoto.memory import line
@@ -55,7 +56,7 @@ def negative(photo: Photo, mask: Any) -> Any:
     return SimpleNamespace(
         photo=photo.with_pixels(255 - photo.pixels),
         tone=None,
-        kept=(0.25, 0.5, 0.75, 1.0),
+        kept=Kept((0.25, 0.5, 0.75, 1.0), (0.5, 0.0, 0.25)),
         mask=mask,
         faces=(),
         seconds={"translate": 0.5},
@@ -94,7 +95,7 @@ def with_faces(photo: Photo, mask: Any) -> Any:
             score=1.0,
             before=before,
             after=np.full((4, 4, 3), 300.0, np.float32),
-            kept=(1.0, 1.0, 1.0, 1.0),
+            kept=Kept((1.0, 1.0, 1.0, 1.0)),
         ),
         SimpleNamespace(number=2, box=(4.0, 0.0, 8.0, 4.0), score=0.5, before=before, after=None, kept=None),
     )

@@ -21,6 +21,7 @@ from oldphoto.faces import (
     Detection,
     Detector,
     Face,
+    Kept,
     Landmarks,
     Matrix,
     Pixels,
@@ -525,19 +526,19 @@ def test_faces_go_through_the_generator_in_batches() -> None:
         assert face.after is not None
         assert face.after.dtype == np.float32
         assert np.abs(face.after - (255.0 - before.before)).max() < 1e-3
-        assert face.kept == (1.0, 1.0, 1.0, 1.0)
+        assert face.kept == Kept((1.0, 1.0, 1.0, 1.0))
         assert before.after is None
 
 
 def test_what_is_kept_of_a_face_is_somebody_elses_word() -> None:
     def half(before: Any, made: Any) -> Any:
-        return (before.astype(np.float32) + made) / 2.0, (0.5, 0.5, 0.5, 0.5)
+        return (before.astype(np.float32) + made) / 2.0, Kept((0.5, 0.5, 0.5, 0.5))
 
     faces = some_faces(3)
     for face in enhance_faces(faces, Negative(), "cpu", 2, half):
         assert face.after is not None
         assert np.abs(face.after - 127.5).max() < 1e-3
-        assert face.kept == (0.5, 0.5, 0.5, 0.5)
+        assert face.kept == Kept((0.5, 0.5, 0.5, 0.5))
 
 
 def test_half_precision_generators_and_no_faces() -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from oldphoto import batch, cli, manifest, planning
 from oldphoto.errors import BadImageError, FileAccessError, OldphotoError, RefusedOverwriteError
+from oldphoto.faces import Kept
 from oldphoto.image import Photo, read_photo
 from oldphoto.manifest import Manifest, Record, Setting
 from oldphoto.options import Options
@@ -39,7 +40,9 @@ def negative(photo: Photo, mask: Any) -> Any:
     restored = photo.with_pixels(255 - photo.pixels)
     tone = Tone((1.5, 1.25, 1.75), (0.25, 0.125, 0.0), 0.875)
     facts = {"faces": (FACE,), "seconds": {"translation": 0.25}, "warnings": ("hm",)}
-    return SimpleNamespace(photo=restored, mask=mask, tone=tone, kept=(0.0, 0.25, 0.5, 1.0), **facts)
+    return SimpleNamespace(
+        photo=restored, mask=mask, tone=tone, kept=Kept((0.0, 0.25, 0.5, 1.0), (0.5, 0.0, 0.25)), **facts
+    )
 
 
 def work(restore: Any = negative, options: Options | None = None) -> batch.Work:
@@ -98,9 +101,9 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     assert first["options"]["faces"] is True
     # A mask was brought, so that none was looked for.
     assert first["model"]["weights"] == {"mapping": "a" * 64, "old_vae": "b" * 64}
-    assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "kept": None}]
+    assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "kept": None, "raised": None}]
     tone = {"gain": [1.5, 1.25, 1.75], "offset": [0.25, 0.125, 0.0], "likely": 0.875}
-    assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0]}]
+    assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0], "raised": [0.5, 0.0, 0.25]}]
     assert list(first["stages"]) == ["read", "translation", "write"]
     assert first["seconds"] >= first["stages"]["write"]
     assert first["warnings"] == ["hm"]

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oldphoto.loading import Config, build
-from oldphoto.models import mapping as mapping_module
 from oldphoto.models.blocks import Conv1x1, Doubling, Reflection, moments, normalise, resized
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
@@ -39,7 +38,7 @@ def test_vae_shapes() -> None:
         VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True, refine=4),
         TINY,
         replace(TINY, context="non_local"),
-        replace(TINY, context="non_local", norm="none", combine="add", any_damage=True),
+        replace(TINY, norm="none"),
         replace(TINY, context="patches"),
         ScratchUnetConfig(width=2),
         FaceFinderConfig((2, 3, 4), depth=2),
@@ -165,20 +164,6 @@ def test_attention_equals_the_full_matrix() -> None:
     assert torch.allclose(block.attend(x, keep), expected, atol=1e-5)
 
 
-def test_leaving_out_cells_far_from_damage_changes_nothing() -> None:
-    torch.manual_seed(6)
-    config = replace(TINY, context="non_local", norm="none", combine="add", any_damage=True)
-    block = NonLocal(config)
-    x, mask = torch.randn(1, 8, 20, 24), torch.zeros(1, 1, 80, 96)
-    mask[..., 30:34, 40:60] = 1.0
-    keep = block.keep_map(mask, (20, 24))
-    rows = block._rows(keep)
-    assert rows is not None
-    assert 0 < len(rows) < 20 * 24 / 2
-    everywhere = x + (1.0 - keep) * block.blocks(block.out(block.attend(x, keep)))
-    assert torch.allclose(block(x, mask), everywhere, atol=1e-5)
-
-
 def test_attention_ignores_damaged_keys() -> None:
     torch.manual_seed(4)
     block = NonLocal(replace(TINY, context="non_local"))
@@ -210,13 +195,6 @@ def test_patch_attention_without_a_sound_patch_changes_nothing() -> None:
     scale = PatchScale(1, 2, replace(TINY, context="patches"))
     x = torch.randn(1, 1, 4, 4)
     assert torch.equal(scale.compose(x, torch.ones(1, 1, 4, 4)), x)
-
-
-def test_any_damage_sees_lines_that_sampling_loses() -> None:
-    mask = torch.zeros(1, 1, 16, 16)
-    mask[..., 3] = 1.0
-    assert mapping_module.damaged_cells(mask, (4, 4), any_damage=True)[0, 0, :, 0].all()
-    assert not mapping_module.damaged_cells(mask, (4, 4), any_damage=False).any()
 
 
 def test_blur_pool_equals_opencv() -> None:

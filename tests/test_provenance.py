@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from oldphoto import __version__, batch, planning
+from oldphoto.faces import Kept
 from oldphoto.image import read_photo, write_photo
 from oldphoto.manifest import Setting
 from oldphoto.options import Options
@@ -159,7 +160,11 @@ def test_every_format_says_what_was_done(tmp_path: Path, name: str, before: byte
 
 HOLES = np.zeros((16, 24), bool)
 FACE = SimpleNamespace(
-    box=(0.0, 0.0, 8.0, 8.0), score=1.0, after=np.zeros((1, 1, 3), np.float32), number=1, kept=(1.0,) * 4
+    box=(0.0, 0.0, 8.0, 8.0),
+    score=1.0,
+    after=np.zeros((1, 1, 3), np.float32),
+    number=1,
+    kept=Kept((1.0, 1.0, 1.0, 1.0)),
 )
 
 

@@ -59,11 +59,20 @@ def record(name: str = "a.jpg", folder: Path = Path("in"), **facts: Any) -> Reco
         "mask_share": 0.1333,
         "options": {"with_scratch": True, "faces": True, "face_size": None, "mask_dilation": 1, "skip_face": [2, 3]},
         "model": {"set": "compact", "precision": "fp32", "device": "cpu", "weights": {"old_vae": "3" * 64}},
-        "faces": [{"number": 1, "box": [100.0, 60.0, 180.0, 140.0], "score": 1.25, "kept": [0.5, 0.25, 1.0, 0.0]}],
+        "faces": [
+            {
+                "number": 1,
+                "box": [100.0, 60.0, 180.0, 140.0],
+                "score": 1.25,
+                "kept": [0.5, 0.25, 1.0, 0.0],
+                "raised": [0.0, 0.0, 0.0],
+            }
+        ],
         "changes": [
             {
                 "tone": {"gain": [1.5, 1.5, 1.75], "offset": [0.25, 0.25, 0.125], "likely": 0.875},
                 "kept": [0.25, 0.5, 0.75, 1.0],
+                "raised": [0.5, 0.0, 1.25],
             }
         ],
         "seconds": 2.5,
@@ -136,7 +145,7 @@ def test_a_page_shows_what_was_done(tmp_path: Path) -> None:
         "with scratch: yes, faces: yes, mask dilation: 1, skip face: 2 3",
         "1: score 1.25, kept of small changes 50%, of large 25%; of colour 100% and 0%",
         "fading undone, 88% sure",
-        "of small changes 25%, of large 50%; of colour 75% and 100%",
+        "of small changes 25%, of large 50%; of colour 75% and 100%; sharpened by 50%, 0%, 125%",
         "oldphoto 0.1.0, torch 2.13.0",
         "3" * 64,
         "400 \u00d7 300 pixels, 13.3 % repaired, 1 face, 2.5\u00a0s",

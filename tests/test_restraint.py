@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.ndimage
 import skimage.data
 
 from oldphoto import restraint, weights
 from oldphoto.errors import UsageError
-from oldphoto.faces import Shares
+from oldphoto.faces import Kept
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact
 from oldphoto.models.estimator import Estimator
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, Restoration, restore
-from oldphoto.restraint import FIGURES, figures, judged, kept, parts, repaired
+from oldphoto.restraint import EVERYTHING, FIGURES, MOST, detail, figures, judged, kept, parts, repaired
 from oldphoto.training import degrade
 from oldphoto.training.evaluate import Pixels8, psnr
 
+NOTHING = Kept((0.0, 0.0, 0.0, 0.0))
 RNG = np.random.default_rng(5)
 BEFORE = RNG.integers(0, 256, (150, 70, 3), dtype=np.uint8)
 AFTER = RNG.integers(0, 256, (150, 70, 3), dtype=np.uint8)
@@ -45,16 +49,16 @@ def test_the_four_parts_sum_to_the_change() -> None:
 def test_all_or_nothing_is_kept_exactly(dtype: type) -> None:
     scale = np.iinfo(dtype).max // 255
     before, after = BEFORE.astype(dtype) * dtype(scale), AFTER.astype(dtype) * dtype(scale)
-    assert np.array_equal(kept(before, after, None, (1.0, 1.0, 1.0, 1.0)), after)
-    assert np.array_equal(kept(before, after, None, (0.0, 0.0, 0.0, 0.0)), before)
-    half = kept(before, after, None, (0.5, 0.5, 0.5, 0.5))
+    assert np.array_equal(kept(before, after, None, EVERYTHING), after)
+    assert np.array_equal(kept(before, after, None, NOTHING), before)
+    half = kept(before, after, None, Kept((0.5, 0.5, 0.5, 0.5)))
     assert np.abs(half.astype(float) - (before.astype(float) + after) / 2.0).max() <= 0.51
 
 
 def test_damage_is_repaired_in_full_with_a_soft_rim() -> None:
     mask = np.zeros(BEFORE.shape[:2], np.bool_)
     mask[40:44, 10:60] = True
-    out = kept(BEFORE, AFTER, mask, (0.0, 0.0, 0.0, 0.0))
+    out = kept(BEFORE, AFTER, mask, NOTHING)
     assert np.array_equal(out[mask], AFTER[mask])
     assert np.array_equal(out[39], np.where(mask[40][:, None], AFTER[39], out[39]))  # the rim, too
     assert np.array_equal(out[:36], BEFORE[:36])
@@ -68,9 +72,35 @@ def test_bands_of_rows_do_not_show() -> None:
     """The photo is worked on some rows at a time; damage across their border counts on both sides."""
     mask = np.zeros(BEFORE.shape[:2], np.bool_)
     mask[restraint.ROWS_AT_ONCE - 1, 5:20] = mask[restraint.ROWS_AT_ONCE, 40:60] = True
-    out = kept(BEFORE, AFTER, mask, (0.0, 0.0, 0.0, 0.0))
+    out = kept(BEFORE, AFTER, mask, NOTHING)
     whole = repaired(mask)[..., None]
     assert np.array_equal(out, np.rint(BEFORE + whole * (AFTER.astype(np.float32) - BEFORE)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_sharpening_raises_bands_of_light(photo: Pixels8, dtype: type) -> None:
+    """The bands are scipy's differences of Gaussians; raised alike in all channels, whatever rows are worked on at
+    once."""
+    scale = np.iinfo(dtype).max // 255
+    pixels = photo.astype(dtype) * dtype(scale)
+    plane = photo.astype(np.float64) @ [0.299, 0.587, 0.114]
+    expected, soft = photo.astype(np.float64), plane
+    for much, sigma in zip((0.5, 0.25, 1.0), restraint.SHARPENED, strict=True):
+        radius = math.ceil(3.0 * sigma)
+        softer = scipy.ndimage.gaussian_filter(soft, sigma, radius=radius, mode="mirror")
+        expected += much * (soft - softer)[..., None]
+        soft = softer
+    made = kept(pixels, pixels, None, Kept((1.0, 1.0, 1.0, 1.0), (0.5, 0.25, 1.0)))
+    assert np.abs(made / scale - np.clip(expected, 0.0, 255.0)).max() < 0.51
+    assert np.allclose(np.sum(detail(plane.astype(np.float32)), axis=0), plane - soft, atol=1e-2)
+
+
+def test_what_was_repaired_is_not_sharpened(photo: Pixels8) -> None:
+    mask = np.zeros(photo.shape[:2], np.bool_)
+    mask[120:140, 30:200] = True
+    made = kept(photo, photo, mask, Kept((0.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0)))
+    assert np.array_equal(made[mask], photo[mask])
+    assert psnr(photo, np.asarray(made, np.uint8)) < 35.0
 
 
 def test_figures_see_the_cosine_transform(photo: Pixels8) -> None:
@@ -99,10 +129,10 @@ def test_figures_leave_out_what_is_damaged(photo: Pixels8) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (20, 400), (33, 33), (256, 256), (1000, 700), (300, 5000)])
 def test_any_size_is_judged(size: tuple[int, int], models: Models) -> None:
     before, after = (RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2))
-    shares = judged(before, after, None, models.estimator("restraint"))
-    assert all(0.0 <= share <= 1.0 for share in shares)
+    keep = judged(before, after, None, models.estimator("restraint"))
+    assert all(0.0 <= much <= most for much, most in zip((*keep.shares, *keep.raised), MOST, strict=True))
     assert len(restraint._looks(*size)) <= restraint.LOOKS
-    assert judged(before, after, np.ones(size, np.bool_), models.estimator("restraint")) == (1.0, 1.0, 1.0, 1.0)
+    assert judged(before, after, np.ones(size, np.bool_), models.estimator("restraint")) == EVERYTHING
 
 
 def test_the_looks_are_spread_over_the_photo() -> None:
@@ -123,12 +153,13 @@ def test_little_is_changed_where_little_is_wrong(models: Models, photo: Pixels8)
     plain = Options(faces=False)
     sound = restore(Photo.from_array(photo), models, plain)
     assert sound.kept is not None
-    assert max(sound.kept) < 0.5
+    assert sound.kept.shares[0] < 0.5
+    assert max(sound.kept.raised) < 0.1
     assert psnr(photo, np.asarray(sound.photo.pixels, np.uint8)) > 42.0
     noisy = aged(photo, degrade.gaussian_noise)
     done = restore(Photo.from_array(noisy), models, plain)
     assert done.kept is not None
-    assert done.kept[0] > 0.6
+    assert done.kept.shares[0] > 0.6
     gained = psnr(photo, np.asarray(done.photo.pixels, np.uint8)) - psnr(photo, noisy)
     assert gained > 2.0
 
@@ -156,7 +187,7 @@ def test_specks_that_no_mask_names_go_where_there_is_damage(models: Models, phot
     plain = restore(Photo.from_array(hurt), models, Options(faces=False))
     marked = restore(Photo.from_array(hurt), models, Options(faces=False), mask)
     assert marked.kept is not None
-    assert (marked.kept[1], marked.kept[3]) == (1.0, 1.0)
+    assert (marked.kept.shares[1], marked.kept.shares[3]) == (1.0, 1.0)
 
     def left(done: Restoration) -> float:
         return float(np.abs(done.photo.pixels.astype(int) - photo)[specks].mean())
@@ -165,15 +196,31 @@ def test_specks_that_no_mask_names_go_where_there_is_damage(models: Models, phot
     assert left(marked) <= left(plain) + 1.0
 
 
+@pytest.mark.parametrize("operation", [degrade.gaussian_blur, degrade.optical_blur])
+def test_blurred_photos_are_sharpened_unless_told_not_to(
+    operation: degrade.Operation, models: Models, photo: Pixels8
+) -> None:
+    old = aged(photo, operation)
+    sharp, blurred = (
+        restore(Photo.from_array(old), models, Options(faces=False, tone=False, sharpen=wanted))
+        for wanted in (True, False)
+    )
+    assert sharp.kept is not None
+    assert max(sharp.kept.raised) > 0.3
+    assert blurred.kept == Kept(sharp.kept.shares)
+    gain = [psnr(photo, np.asarray(x.photo.pixels, np.uint8)) - psnr(photo, old) for x in (sharp, blurred)]
+    assert gain[0] > max(gain[1], 0.0) + 0.3
+
+
 def test_strength_is_the_users_word(models: Models, photo: Pixels8) -> None:
     old = aged(photo, degrade.gaussian_noise)
 
-    def run(strength: float | None) -> tuple[Pixels8, Shares | None]:
+    def run(strength: float | None) -> tuple[Pixels8, Kept | None]:
         done = restore(Photo.from_array(old), models, Options(faces=False, tone=False, strength=strength))
         return np.asarray(done.photo.pixels, np.uint8), done.kept
 
-    nothing, shares = run(0.0)
-    assert shares == (0.0, 0.0, 0.0, 0.0)
+    nothing, keep = run(0.0)
+    assert keep == NOTHING
     assert np.array_equal(nothing, old)
     every, half = run(1.0)[0].astype(float), run(0.5)[0].astype(float)
     assert np.abs(half - (every + old) / 2.0).max() <= 1.0
@@ -194,8 +241,8 @@ def only_the_face(photo: Pixels8, models: Models, strength: float | None = None)
 def test_a_sharp_face_stays_nearly_as_it_is(models: Models, photo: Pixels8) -> None:
     judged_right, all_of_it = only_the_face(photo, models), only_the_face(photo, models, 1.0)
     assert judged_right.faces[0].kept is not None
-    assert min(judged_right.faces[0].kept) < 0.5
-    assert all_of_it.faces[0].kept == (1.0, 1.0, 1.0, 1.0)
+    assert min(judged_right.faces[0].kept.shares) < 0.5
+    assert all_of_it.faces[0].kept == EVERYTHING
     kept, changed = (psnr(photo, np.asarray(done.photo.pixels, np.uint8)) for done in (judged_right, all_of_it))
     assert kept > 50.0
     assert kept > changed
@@ -216,4 +263,4 @@ def test_the_shipped_networks_fit_their_figures(name: str) -> None:
     path = weights.resolve("compact", lambda _: (name,), offline=True).files[name]
     net = load_compact(path)
     assert isinstance(net, Estimator)
-    assert (net.config.figures, net.config.answers) == (FIGURES, 4)
+    assert (net.config.figures, net.config.answers) == (FIGURES, len(MOST))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import skimage.data
@@ -50,10 +51,25 @@ def test_strong_fading_is_undone(name: str, dtype: type, net: Estimator) -> None
     old = faded(photo, 0.17, 0.8, (1.0, 0.95, 0.8))
     done, found = restore_tone(old, None, net)
     assert found is not None
-    assert found.likely >= tone.SURE
+    assert found.likely >= tone.COLOUR_LIKELY[1]
     assert done.dtype == photo.dtype
     before, after = (psnr(photo, x) for x in (old, done))
     assert after > before + 3.0
+
+
+def test_where_there_is_doubt_a_part_is_done(net: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as sure, half as far, and as the result says."""
+    old = faded(PHOTOS["coffee"], 0.17, 0.8, (1.0, 0.95, 0.8))
+    whole, found = restore_tone(old, None, net)
+    assert found is not None
+    monkeypatch.setattr(tone, "COLOUR_LIKELY", (found.likely - 0.1, found.likely + 0.1))
+    half, said = restore_tone(old, None, net)
+    assert said is not None
+    assert np.abs(half - (old + whole.astype(float)) / 2.0).max() <= 1.0
+    by_hand = 255.0 * (np.array(said.gain) * (old / 255.0) - np.array(said.offset))
+    assert np.abs(half - np.clip(by_hand, 0.0, 255.0)).max() < 0.51
+    monkeypatch.setattr(tone, "COLOUR_LIKELY", (found.likely + 0.001, 1.0))
+    assert restore_tone(old, None, net)[1] is None
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -63,9 +79,8 @@ def test_a_sound_photo_is_left_exactly_as_it_is(name: str, net: Estimator) -> No
     assert done is PHOTOS[name]
 
 
-def test_a_toned_print_keeps_its_tone(net: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sepia stays sepia, with more contrast where it has paled: even if less is asked for to be sure."""
-    monkeypatch.setattr(tone, "SURE", 0.5)
+def test_a_toned_print_keeps_its_tone(net: Estimator) -> None:
+    """Sepia stays sepia, with more contrast where it has paled."""
     grey = np.repeat(PHOTOS["astronaut"].mean(axis=2, keepdims=True), 3, axis=2)
     print_ = np.rint(grey * np.array([1.0, 0.94, 0.8])).astype(np.uint8)
     pale = np.rint((45.0 + grey * 0.6) * np.array([1.0, 0.94, 0.8])).astype(np.uint8)
@@ -79,6 +94,38 @@ def test_a_toned_print_keeps_its_tone(net: Estimator, monkeypatch: pytest.Monkey
     assert found is not None
     assert done.std() > 1.2 * pale.std()
     assert np.allclose(hue_and_saturation(done), hue_and_saturation(print_), atol=(0.03, 0.12))
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_grey_and_brown_photos_are_told_from_those_in_colour(name: str) -> None:
+    """By what a line fitted with numpy leaves of one channel, given another."""
+    colour = PHOTOS[name]
+    grey = np.repeat(np.rint(colour.mean(axis=2, keepdims=True)), 3, axis=2)
+    for pixels in (colour, grey.astype(np.uint8), np.rint(grey * [1.0, 0.94, 0.8]).astype(np.uint8)):
+        small = cv2.resize(pixels, None, fx=256 / min(pixels.shape[:2]), fy=256 / min(pixels.shape[:2]))
+        of_channels = small.reshape(-1, 3).T / 255.0
+        left = max(
+            float((one - np.polyval(np.polyfit(other, one, 1), other)).std())
+            for one in of_channels
+            for other in of_channels
+        )
+        assert tone.monochrome(figures(pixels, None)[None])[0] == (left < tone.MONOCHROME)
+        assert (left < tone.MONOCHROME) == (pixels is not colour)
+
+
+def test_a_pale_grey_photo_gains_contrast_and_no_tint(net: Estimator) -> None:
+    grey = np.repeat(PHOTOS["astronaut"].mean(axis=2, keepdims=True), 3, axis=2)
+    pale = np.rint(45.0 + grey * 0.6).astype(np.uint8)
+    done, found = restore_tone(pale, None, net)
+    assert found is not None
+    assert np.array_equal(done[..., 0], done[..., 1])
+    assert np.array_equal(done[..., 0], done[..., 2])
+    assert psnr(done, np.rint(grey).astype(np.uint8)) > psnr(pale, np.rint(grey).astype(np.uint8)) + 3.0
+
+
+def test_a_wall_has_no_contrast_to_bring_back(net: Estimator) -> None:
+    wall = np.random.default_rng(3).integers(116, 124, (64, 64, 1), np.uint8).repeat(3, axis=2)
+    assert restore_tone(wall, None, net)[1] is None
 
 
 def test_damage_does_not_count() -> None:

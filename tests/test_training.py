@@ -310,9 +310,7 @@ def test_area_under_curve_equals_counting_pairs() -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage at a width that trains in a second."""
     old = VaeConfig(width=4, latent_channels=4, blocks=1, norm="none", mask_input=True)
-    mapping = MappingConfig(
-        latent_channels=4, channels=(6,), blocks=1, context="non_local", context_blocks=1, norm="none", combine="add"
-    )
+    mapping = MappingConfig(latent_channels=4, channels=(6,), blocks=1, norm="none")
     small = {
         "old_vae": old,
         "clean_vae": replace(old, mask_input=False, refine=4),
@@ -400,6 +398,36 @@ def test_faces_are_aligned_once(data: Path, tmp_path: Path, monkeypatch: pytest.
     assert torch.equal(enhancement.aligned_faces(data / "faces", tmp_path, 64, CPU), found)
     with pytest.raises(NoInputError, match="no face"):
         enhancement.aligned_faces(data / "faces", tmp_path / "elsewhere", 64, CPU)
+
+
+def test_faces_are_varied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirrored, turned, scaled, moved and lit; each within its range, as a fit to where three dots went says."""
+    dice = Dice.seeded(CPU, 4)
+    at = np.array([[20.0, 24.0], [44.0, 24.0], [32.0, 44.0]])
+    y, x = np.mgrid[:64, :64]
+    dots = np.stack([np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 8.0) for cx, cy in at])
+    face = torch.from_numpy(dots.astype(np.float32))
+    many = face.expand(200, 3, 64, 64)
+    made = enhancement.varied(many, dice).numpy()
+    assert made.min() >= 0.0
+    assert made.max() <= 1.0
+    weight = made.clip(0.05) - 0.05
+    to = np.stack([(weight * axis).sum(axis=(2, 3)) / weight.sum(axis=(2, 3)) for axis in (x, y)], axis=2)
+    source = np.concatenate([at - 31.5, np.ones((3, 1))], axis=1)
+    fits = np.stack([np.linalg.solve(source, one - 31.5) for one in to])  # (200, 3, 2): rows are x, y, shift
+    determinant = np.linalg.det(fits[:, :2])
+    assert 0.35 < (determinant < 0.0).mean() < 0.65
+    size = np.sqrt(np.abs(determinant))
+    assert size.min() > 0.88
+    assert size.max() < 1.13
+    angle = np.degrees(np.arctan2(fits[:, 1, 0], fits[:, 1, 1]))
+    assert 4.0 < angle.std() < 6.5
+    assert np.abs(fits[:, 2]).max() < 1.2 * 64 * 1.2 * enhancement.MOVED
+    # With nothing to vary, the face or its mirror image, as sharp as before.
+    for name, value in (("TURN", 0.0), ("SIZES", (1.0, 1.0)), ("MOVED", 0.0), ("GAMMAS", (1.0, 1.0))):
+        monkeypatch.setattr(enhancement, name, value)
+    for one in enhancement.varied(many[:8], dice):
+        assert min(float((one - same).abs().max()) for same in (face, face.flip(2))) < 1e-3
 
 
 def test_the_published_architecture_trains_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

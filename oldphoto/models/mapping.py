@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from types import EllipsisType
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -41,9 +42,7 @@ class MappingConfig:
 
     latent_channels: of the VAEs. channels: of the entering convolutions, the last being the working width.
     blocks: residual blocks after the context. context: see the module. context_blocks: residual blocks of the non-local
-    block. norm: see blocks.Norm. combine: "replace" puts the non-local result in place of a damaged cell, as published;
-    "add" adds it to what the cell still says. any_damage: a cell counts as damaged when any of its pixels is, instead
-    of by the published sampling, which loses lines one pixel wide.
+    block. norm: see blocks.Norm.
     """
 
     latent_channels: int = 64
@@ -52,8 +51,6 @@ class MappingConfig:
     context: Literal["none", "non_local", "patches"] = "none"
     context_blocks: int = 3
     norm: Norm = "instance"
-    combine: Literal["replace", "add"] = "replace"
-    any_damage: bool = False
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1 or self.blocks < 0 or self.latent_channels < 1:
@@ -95,13 +92,11 @@ class Mapping(nn.Module):
         return out
 
 
-def damaged_cells(mask: Tensor, size: tuple[int, int], any_damage: bool) -> Tensor:
+def damaged_cells(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Mask (N, 1, H, W) -> (N, 1, h, w), 1 where the latent cell counts as damaged.
 
     As published, a cell is sampled bilinearly: only the middle 2 x 2 of its 4 x 4 pixels are seen.
     """
-    if any_damage:
-        return (F.adaptive_max_pool2d(mask, size) > 0).to(mask.dtype)
     return (F.interpolate(mask, size=size, mode="bilinear", align_corners=False) > 0).to(mask.dtype)
 
 
@@ -112,6 +107,11 @@ class Region(NamedTuple):
     bottom: int
     left: int
     right: int
+
+    @property
+    def slices(self) -> tuple[EllipsisType, slice, slice]:
+        """What picks it out of (..., h, w)."""
+        return ..., slice(self.top, self.bottom), slice(self.left, self.right)
 
     def holds(self, cells: Tensor, width: int) -> Tensor:
         """Which of the cells, row-major numbers in a map of `width`, lie inside."""
@@ -206,57 +206,34 @@ class NonLocal(nn.Module):
 
     def keep_map(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
         """Weight of each cell as a key, and share of x it keeps: (N, 1, h, w) in [0, 1], 0 = damaged."""
-        keep = 1.0 - damaged_cells(mask, size, self.config.any_damage)
-        if self.config.any_damage:
-            return keep
+        keep = 1.0 - damaged_cells(mask, size)
         return keep * F.interpolate(1.0 - mask, size=size, mode="nearest")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: (N, C, h, w); mask: (N, 1, H, W) -> (N, C, h, w)."""
         keep = self.keep_map(mask, (x.shape[2], x.shape[3]))
-        # With no norm after the attention, cells far from damage cannot be told by it: nothing to do, nothing lost.
-        if self.config.norm == "none" and bool((keep == 1.0).all()):
-            return x
-        rebuilt: Tensor = self.out(self.attend(x, keep, self._rows(keep)))
+        rebuilt: Tensor = self.out(self.attend(x, keep))
         for block in self.blocks:
             rebuilt = block(rebuilt)
-        if self.config.combine == "add":
-            return x + (1.0 - keep) * rebuilt
         return keep * x + (1.0 - keep) * rebuilt
 
-    def _rows(self, keep: Tensor) -> Tensor | None:
-        """The cells whose attention can reach a damaged cell, row-major; None = all of them.
-
-        The residual blocks after the attention look two cells further each. A norm would look at the whole map, so with
-        one no cell may be left out, though only damaged cells take the result.
-        """
-        if self.config.norm != "none" or len(keep) > 1:
-            return None
-        reach = 2 * len(self.blocks)
-        near = F.max_pool2d(1.0 - keep, 2 * reach + 1, stride=1, padding=reach)
-        return torch.nonzero(near.flatten()).flatten()
-
-    def attend(self, x: Tensor, keep: Tensor, rows: Tensor | None = None) -> Tensor:
+    def attend(self, x: Tensor, keep: Tensor) -> Tensor:
         """Softmax over all cells, damaged keys struck out, rows renormalised: (N, C, h, w) -> (N, C, h, w).
 
-        rows: numbers of the cells to compute, row-major; the others give 0. None = all.
         Maps of more than 1.6 megapixels of photo look no further than attended() says.
         """
         if has_torch_function_unary(x):
-            streamed: Tensor = handle_torch_function(NonLocal.attend, (x,), self, x, keep, rows)
+            streamed: Tensor = handle_torch_function(NonLocal.attend, (x,), self, x, keep)
             return streamed
         n, c, h, w = x.shape
         query, key, value = self.query(x), self.key(x), self.value(x)
-        cells = torch.arange(h * w, device=x.device) if rows is None else rows
-        out = value.new_zeros(n, h * w, c)
+        out = torch.empty_like(value)
         for own, region in attended(h, w):
-            near = (..., slice(region.top, region.bottom), slice(region.left, region.right))
-            inside = cells[own.holds(cells, w)]
-            if len(inside):
-                seen = (each[near].flatten(2).transpose(1, 2) for each in (key, value, keep))  # (N, cells, ...)
-                out[:, inside] = rebuilt(query.flatten(2)[:, :, inside].transpose(1, 2), *seen).to(out.dtype)
-        spread: Tensor = out.transpose(1, 2).reshape(n, c, h, w)
-        return spread
+            inside, near = own.slices, region.slices
+            seen = (each[near].flatten(2).transpose(1, 2) for each in (key, value, keep))  # (N, cells, ...)
+            made = rebuilt(query[inside].flatten(2).transpose(1, 2), *seen)
+            out[inside] = made.transpose(1, 2).reshape(n, c, own.bottom - own.top, own.right - own.left)
+        return out
 
 
 class PatchAttention(nn.Module):
@@ -273,7 +250,7 @@ class PatchAttention(nn.Module):
     def forward(self, z: Tensor, mask: Tensor | None) -> Tensor:
         """z: (N, C, h, w); mask: (N, 1, H, W) or None -> (N, C, h, w)."""
         n, _, h, w = z.shape
-        damaged = z.new_zeros(n, 1, h, w) if mask is None else damaged_cells(mask, (h, w), self.config.any_damage)
+        damaged = z.new_zeros(n, 1, h, w) if mask is None else damaged_cells(mask, (h, w))
         for block in self.before:
             z = block(z)
         for i, scale in enumerate(self.scales):

@@ -36,14 +36,12 @@ COMPACT: dict[str, Config] = {
     "scratch_unet": ScratchUnetConfig(width=16),
     "old_vae": VaeConfig(width=32, blocks=2, norm="none", mask_input=True),
     "clean_vae": VaeConfig(width=32, blocks=2, norm="none", refine=32),
-    "mapping": MappingConfig(
-        channels=(96, 96), blocks=4, context="non_local", context_blocks=1, norm="none", combine="add", any_damage=True
-    ),
-    "face_generator": FaceGeneratorConfig(width=12, steering=16, residual=True),
+    "mapping": MappingConfig(channels=(96, 96), blocks=4, norm="none"),
+    "face_generator": FaceGeneratorConfig(width=16, steering=32, residual=True),
     "face_finder": FaceFinderConfig(),
     "landmarks_5": LandmarkNetConfig(),
-    restraint.NET: EstimatorConfig(restraint.FIGURES, 4),
-    restraint.FACE_NET: EstimatorConfig(restraint.FIGURES, 4),
+    restraint.NET: EstimatorConfig(restraint.FIGURES, len(restraint.MOST)),
+    restraint.FACE_NET: EstimatorConfig(restraint.FIGURES, len(restraint.MOST)),
     tone.NET: EstimatorConfig(tone.FIGURES, tone.ANSWERS, 96),
 }
 

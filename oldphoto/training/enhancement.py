@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ from oldphoto.training.base import (
     signed,
     silence,
 )
-from oldphoto.training.data import Pixels, read_photos
+from oldphoto.training.data import Pixels, photos_of, read_photos
 from oldphoto.training.losses import PatchDiscriminator, deceive, discern, feature_matching, likeness
 from oldphoto.training.repair import FinetuneStage
 from oldphoto.translation import translate_whole
@@ -42,6 +44,11 @@ from oldphoto.translation import translate_whole
 FACE_SIDES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 FACE_SIDE_CHANCES = (0.06, 0.14, 0.2, 0.2, 0.16, 0.12, 0.12)
 KEPT_FROM_IT = 8  # one face in so many
+# A thousand faces are soon known by heart. Share of the crops that are of any photo, with hair and cloth as those of
+# faces have; and how faces are varied: standard deviation of their turn in degrees, the range of their size, the most
+# they are moved by as a share of the crop, and the range of gamma.
+ELSEWHERE = 0.25
+TURN, SIZES, MOVED, GAMMAS = 5.0, (0.9, 1.1), 0.05, (0.75, 1.35)
 
 
 class FaceStage(Stage):
@@ -74,23 +81,34 @@ class FaceStage(Stage):
         assert isinstance(net, FaceGenerator)
         if net.config.residual:
             silence(net.last)
+        self.photos = photos_of(folders.clean, device, 608, max(256, recipe.size))
         self.file, self.nets = file, {file: net}
         self.judges: dict[str, nn.Module] = {"picture": PatchDiscriminator(3, 32, 3)}
 
     def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
         """clean, old (N, 3, S, S) in [-1, 1]; old is aged and restored."""
-        return self.drawn(self.seen, count, side, dice)
+        batch = self.drawn(self.seen, count - round(ELSEWHERE * count), side, dice)
+        if len(batch["clean"]) < count:
+            others = self.aged(self.photos.crops(count - len(batch["clean"]), side, dice), side, dice)
+            batch = {k: torch.cat([batch[k], others[k]]) for k in batch}
+        return batch
 
     def fixed(self, count: int, side: int) -> dict[str, Tensor]:
-        """As ever, of faces that no step sees."""
-        return self.drawn(self.unseen, count, side, self.fixed_dice())
+        """As ever, of faces that no step sees; few of each size."""
+        dice = self.fixed_dice()
+        few = [self.drawn(self.unseen, min(4, count - start), side, dice) for start in range(0, count, 4)]
+        return {k: torch.cat([batch[k] for batch in few]) for k in few[0]}
 
     def drawn(self, faces: Tensor, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
         """As `sample`, of these faces, (F, 3, S, S) uint8."""
         rng = dice.host
         clean = faces[dice.placed(rng.integers(len(faces), size=count))].float() / 255.0
-        clean = torch.where(dice.some(count, 0.5), clean.flip(3), clean)
-        clean = torch.where(dice.some(count, GREY), ageing.grey(clean), clean)
+        return self.aged(varied(clean, dice), side, dice)
+
+    def aged(self, clean: Tensor, side: int, dice: Dice) -> dict[str, Tensor]:
+        """As `sample`, of pictures (N, 3, S, S) in [0, 1]; all are aged at one size."""
+        rng = dice.host
+        clean = torch.where(dice.some(len(clean), GREY), ageing.grey(clean), clean)
         small = max(32, round(side * rng.choice(FACE_SIDES, p=FACE_SIDE_CHANCES) / 16) * 16)
         old = clean if small == side else ageing.resized(clean, small, cv2.INTER_AREA)
         old = self._restored(signed(ageing.wider_mixture(old, dice)))
@@ -107,8 +125,8 @@ class FaceStage(Stage):
             return (made.clamp(-1.0, 1.0) + 1.0) / 2.0
         kept = []
         for before, after in zip(levels_of(old), levels_of(made), strict=True):
-            shares = restraint.judged(before, after, None, self.restraint)
-            kept.append(restraint.kept(before, after, None, shares))
+            keep = restraint.judged(before, after, None, self.restraint)
+            kept.append(restraint.kept(before, after, None, keep))
         return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).to(self.device) / 255.0
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -133,6 +151,23 @@ class FaceStage(Stage):
             "psnr_input": mean_psnr(old, clean),
             "psnr_sharp": mean_psnr(net(clean), clean),
         }
+
+
+def varied(faces: Tensor, dice: Dice) -> Tensor:
+    """Aligned faces (N, 3, S, S) in [0, 1], each mirrored or not, turned, scaled, moved and lit otherwise."""
+    rng, count = dice.host, len(faces)
+    angle, size = np.radians(rng.normal(0.0, TURN, count)), rng.uniform(*SIZES, count)
+    matrix = np.zeros((count, 2, 3), np.float32)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = np.cos(angle) / size
+    matrix[:, 0, 1] = -np.sin(angle) / size
+    matrix[:, 1, 0] = np.sin(angle) / size
+    matrix[:, :, 2] = rng.uniform(-2.0 * MOVED, 2.0 * MOVED, (count, 2))
+    matrix[rng.random(count) < 0.5, 0, :2] *= -1.0
+    places = F.affine_grid(dice.placed(matrix), list(faces.shape), align_corners=False)
+    # Bicubic: what is the truth has to stay sharp.
+    moved = F.grid_sample(faces, places, mode="bicubic", padding_mode="reflection", align_corners=False)
+    gamma = torch.exp(dice.figures(count, math.log(GAMMAS[0]), math.log(GAMMAS[1])))
+    return moved.clamp(0.0, 1.0) ** gamma
 
 
 @lru_cache(maxsize=2)

@@ -97,9 +97,9 @@ def _decibels(error: Tensor) -> float:
 
 
 class SharesStage(EstimatorStage):
-    """How much of a network's changes to keep; the answers are the shares."""
+    """How much of a network's changes to keep, and how much sharper to make the result; see `restraint.Kept`."""
 
-    first = (0.9, 0.9, 0.9, 0.9)
+    first = (0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1)
     harm: float
 
     @staticmethod
@@ -116,6 +116,7 @@ class SharesStage(EstimatorStage):
         change = after - before
         whole = restraint.repaired(hole)[..., None]
         split = [part if part.ndim == 3 else part[..., None] for part in restraint.parts(change)]
+        split += [band[..., None] for band in restraint.detail(after @ restraint.LUMA)]
         free = np.stack([np.broadcast_to((1.0 - whole) * part, change.shape).ravel() for part in split])
         wanted = (clean - before - whole * change).ravel()
         return {
@@ -128,18 +129,27 @@ class SharesStage(EstimatorStage):
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Logarithm of the error: a photo that needed little counts as much as one that needed a lot. What makes a
         photo worse than it came counts as often again as `harm` says."""
-        error = torch.log(self.error(self.nets[self.file](batch["figures"]), batch) + self.floor)
+        answers = self.nets[self.file](batch["figures"])
+        # What is out of range counts as what becomes of it, but for so little that it finds its way back.
+        answers = torch.lerp(self.within(answers), answers, 0.02)
+        error = torch.log(self.error(answers, batch) + self.floor)
         harm = (error - torch.log(batch["rest"] + self.floor)).clamp_min(0.0)
         return {"error": error.mean(), "harm": self.harm * harm.mean()}, {}
 
+    @staticmethod
+    def within(answers: Tensor) -> Tensor:
+        """As a run takes them, (N, 7)."""
+        return answers.clamp_min(0.0).minimum(answers.new_tensor(restraint.MOST))
+
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
-        """PSNR with the shares, with all of the change, and with none."""
+        """PSNR with what is kept, with all of the change and nothing sharpened, and with nothing done."""
         batch = self.kept_back()
-        shares = nets[self.file](batch["figures"]).clamp(0.0, 1.0)
-        every = torch.ones_like(shares)
+        answers = nets[self.file](batch["figures"])
+        every = torch.zeros_like(answers)
+        every[:, :4] = 1.0
         return {
-            "psnr": _decibels(self.error(shares, batch)),
+            "psnr": _decibels(self.error(self.within(answers), batch)),
             "psnr_all": _decibels(self.error(every, batch)),
             "psnr_input": _decibels(self.error(0.0 * every, batch)),
         }
@@ -149,7 +159,8 @@ class RestraintStage(SharesStage):
     """How much of the translation's changes to keep."""
 
     samples = 6144
-    harm = 0.5
+    floor = 8.0
+    harm = 0.3
 
     def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
         self.drawn = _Lightly(folders, earlier, recipe, device)
@@ -287,10 +298,12 @@ class ToneStage(EstimatorStage, Aged):
         the other photos that would be taken for faded."""
         batch = self.kept_back()
         answers, faded = nets[self.file](batch["figures"]), batch["faded"] > 0
-        sure = torch.sigmoid(answers[:, 6]) >= tone.SURE
+        likely = torch.sigmoid(answers[:, 6]).cpu().numpy()
+        share = torch.from_numpy(tone.undone(likely, batch["figures"].cpu().numpy())).to(answers.device)
+        sure = share > 0.0
         nothing = answers.new_tensor((1.0, 1.0, 1.0, 0.0, 0.0, 0.0)).expand(len(answers), 6)
         gains = answers[:, :3].clamp(tone.LEAST_GAIN, tone.MOST_GAIN)
-        done = torch.where(sure[:, None], torch.cat([gains, answers[:, 3:6]], dim=1), nothing)
+        done = torch.lerp(nothing, torch.cat([gains, answers[:, 3:6]], dim=1), share[:, None])
         before, after = self.error(nothing, batch), self.error(done, batch)
         return {
             "psnr": _decibels(after[faded]),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oldphoto.loading import Config, placed
-from oldphoto.models.mapping import Mapping, MappingConfig
+from oldphoto.models.mapping import Mapping
 from oldphoto.models.scratch_unet import ScratchUnet
 from oldphoto.models.vae import Vae
 from oldphoto.training import ageing
@@ -99,14 +99,14 @@ class MappingStage(Aged):
     def __init__(
         self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device, file: str, config: Config
     ) -> None:
-        # A mapping without attention is for photos without damage.
-        damaged = 0.5 if isinstance(config, MappingConfig) and config.context != "none" else 0.0
-        super().__init__(folders, recipe, device, damaged)
         self.old_vae, self.clean_vae = (
             placed(loaded(earlier / f"{name}.safetensors", Vae), device) for name in ("old_vae", "clean_vae")
         )
         net = fresh(config)
         assert isinstance(net, Mapping)
+        # Where neither attention nor the encoder is told of damage, the mapping is for photos without.
+        told = net.config.context != "none" or self.old_vae.config.mask_input
+        super().__init__(folders, recipe, device, 0.5 if told else 0.0)
         self.nets = {file: net}
         self.judges = {"picture": PatchDiscriminator(3, 24, 2)}
 
