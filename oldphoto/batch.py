@@ -519,7 +519,6 @@ def _face_facts(face: Face) -> FaceFacts:
         "box": [round(float(edge), 1) for edge in face.box],
         "score": round(float(face.score), 3),
         "kept": None if face.kept is None else [*face.kept.shares],
-        "raised": None if face.kept is None else [*face.kept.raised],
     }
 
 

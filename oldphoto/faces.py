@@ -108,8 +108,7 @@ class Face:
     black outside the photo.
     after: (S, S, 3) float32 RGB in [0, 255], enhanced; None for a face left as it is.
     number: from 1, the one that `oldphoto faces` lists.
-    kept: how much `after` has of the generator's changes, and how much sharper it was made; None for a face left as it
-    is.
+    kept: how much `after` has of the generator's changes; None for a face left as it is.
     """
 
     box: Box

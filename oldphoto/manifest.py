@@ -51,14 +51,13 @@ class FileFacts(TypedDict):
 
 
 class FaceFacts(TypedDict):
-    """number: as `oldphoto faces` lists it. box: left, top, right, bottom in pixels. kept, raised: of the face
+    """number: as `oldphoto faces` lists it. box: left, top, right, bottom in pixels. kept: the shares kept of the face
     generator's changes, as ChangeFacts has them; null for a face left as it was."""
 
     number: int
     box: list[float]
     score: float
     kept: list[float] | None
-    raised: list[float] | None
 
 
 class ToneFacts(TypedDict):

@@ -33,7 +33,7 @@ class Options:
         each photo, and all with the published networks.
     face_strength: share, 0..1, of each face's enhancement; None takes what the compact set judges right for each face,
         and all with the published networks.
-    sharpen: where the compact set judges what to keep, of a photo or a face, let it also sharpen what it finds blurred.
+    sharpen: where the compact set judges what to keep of the changes, let it also sharpen blurred photos.
     quality: 1 to 100, of outputs in lossy formats; None takes a JPEG source's own, else 95.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
         were found, and 0 for a mask that the user gives.

@@ -45,7 +45,7 @@ from oldphoto.models.estimator import Estimator
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
-from oldphoto.restraint import EVERYTHING, judged, kept, lessened, raised
+from oldphoto.restraint import EVERYTHING, judged, kept, lessened
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
 from oldphoto.tensors import Pixels
 from oldphoto.tone import Tone, restore_tone
@@ -156,14 +156,10 @@ def _kept(before: Pixels, after: Pixels, mask: Mask | None, models: Models, opti
         return None
     if (given := _unjudged(options.strength, models)) is not None:
         return given
-    keep = _judged(before, after, mask, models.estimator(restraint.NET), options)
-    return keep if mask is None else keep._replace(shares=(keep.shares[0], 1.0, keep.shares[2], 1.0))
-
-
-def _judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator, options: Options) -> Kept:
-    """What the set judges right, but for what the user does not want."""
-    keep = judged(before, after, mask, net)
-    return keep if options.sharpen else Kept(keep.shares)
+    (small, large, colour, more), finest = judged(before, after, mask, models.estimator(restraint.NET))
+    if mask is not None:
+        large = more = 1.0
+    return Kept((small, large, colour, more), finest if options.sharpen else (0.0, 0.0, 0.0))
 
 
 def _unjudged(strength: float | None, models: Models) -> Kept | None:
@@ -199,11 +195,11 @@ def enhanced_faces(faces: Sequence[Face], models: Models, options: Options, size
         keep = _unjudged(options.face_strength, models)
         if keep is None:
             rounded = np.asarray(np.rint(made), np.uint8)
-            keep = _judged(before, rounded, None, models.estimator(restraint.FACE_NET), options)
+            keep = judged(before, rounded, None, models.estimator(restraint.FACE_NET))
         if keep == EVERYTHING:
             return made, keep
         old = before.astype(np.float32)
-        return (old + lessened(made - old, keep) + raised(made, keep)[..., None]).clip(0.0, 255.0), keep
+        return old + lessened(made - old, keep), keep
 
     return enhance_faces(faces, models.face_generator(size), str(models.device), FACES_AT_ONCE, used)
 

@@ -306,11 +306,11 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
 
 
 def _face(face: FaceFacts) -> str:
-    kept = "left as it was" if face["kept"] is None else f"kept {_kept(face['kept'], face['raised'])}"
+    kept = "left as it was" if face["kept"] is None else f"kept {_kept(face['kept'])}"
     return f"{face['number']}: score {face['score']:.2f}, {kept}"
 
 
-def _kept(shares: list[float], raised: list[float] | None) -> str:
+def _kept(shares: list[float], raised: list[float] | None = None) -> str:
     small, large, colour, more = (f"{share:.0%}" for share in shares)
     told = f"of small changes {small}, of large {large}; of colour {colour} and {more}"
     if not any(raised or ()):

@@ -6,8 +6,9 @@ the whole photo, which a small network judges from figures about photo and chang
 in full.
 
 Whether a photo is blurred is a matter of all of it, too. So the same judge says by how much the finest bands of the
-result's light are raised, freed of noise as they are; not where damage was repaired. The same goes for each face and
-what the face generator makes of it, with a judge of its own. Pixels are (H, W, 3) uint8 or uint16 RGB.
+result's light are raised, freed of noise as they are; not where damage was repaired. Of each face and what the face
+generator makes of it a judge of its own says what to keep; it sharpens nothing, which is the generator's to do. Pixels
+are (H, W, 3) uint8 or uint16 RGB.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _SCALES = (0.7, 1.6, 2.56, 4.1)
 # Of the Gaussians whose differences are raised, each on top of the one before, in pixels; how far they see.
 SHARPENED = (0.7, 1.0, 1.6)
 REACH = sum(ceil(3.0 * scale) for scale in SHARPENED)
-# Answers of the network: four shares, and what the bands are raised by, as multiples; and the most of each.
+# Answers of the network: four shares, and for photos what the bands are raised by, as multiples; and the most of each.
 MOST = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
+SHARES = 4
 EVERYTHING = Kept((1.0, 1.0, 1.0, 1.0))
 FIGURES = 6 * len(_SCALES) + 8 + 6 * len(_RINGS) + 8 + 3 * len(SHARPENED)
 ROWS_AT_ONCE = 128
@@ -66,9 +68,10 @@ def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> 
             looks.append(figures(one, other, holes))
     if not looks:
         return EVERYTHING
-    answers = net.answers(np.stack(looks)).clip(0.0, MOST).mean(axis=0)
-    small, large, colour, more, *finest = (round(float(answer), 4) for answer in answers)
-    return Kept((small, large, colour, more), (finest[0], finest[1], finest[2]))
+    answers = net.answers(np.stack(looks))
+    much = answers.clip(0.0, MOST[: answers.shape[1]]).mean(axis=0)
+    small, large, colour, more, *finest = (round(float(answer), 4) for answer in much)
+    return Kept((small, large, colour, more), (finest[0], finest[1], finest[2]) if finest else (0.0, 0.0, 0.0))
 
 
 def _looks(height: int, width: int) -> list[tuple[slice, slice]]:

@@ -65,7 +65,6 @@ def record(name: str = "a.jpg", folder: Path = Path("in"), **facts: Any) -> Reco
                 "box": [100.0, 60.0, 180.0, 140.0],
                 "score": 1.25,
                 "kept": [0.5, 0.25, 1.0, 0.0],
-                "raised": [0.0, 0.0, 0.0],
             }
         ],
         "changes": [

@@ -41,7 +41,7 @@ COMPACT: dict[str, Config] = {
     "face_finder": FaceFinderConfig(),
     "landmarks_5": LandmarkNetConfig(),
     restraint.NET: EstimatorConfig(restraint.FIGURES, len(restraint.MOST)),
-    restraint.FACE_NET: EstimatorConfig(restraint.FIGURES, len(restraint.MOST)),
+    restraint.FACE_NET: EstimatorConfig(restraint.FIGURES, restraint.SHARES),
     tone.NET: EstimatorConfig(tone.FIGURES, tone.ANSWERS, 96),
 }
 

@@ -55,7 +55,8 @@ class EstimatorStage(Stage):
         with torch.no_grad():
             net.last.weight.zero_()
             net.last.bias.zero_()
-            net.last.bias[: len(self.first)] = torch.tensor(self.first)
+            first = self.first[: config.answers]
+            net.last.bias[: len(first)] = torch.tensor(first)
         self.nets = {file: net}
         self.judges: dict[str, nn.Module] = {}
 
@@ -82,8 +83,8 @@ class EstimatorStage(Stage):
     @staticmethod
     def error(answers: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """(N,) squared levels of 255."""
-        one = answers[..., None]
-        form = (one.mT @ batch["quadratic"] @ one)[:, 0, 0] - 2.0 * (answers * batch["linear"]).sum(dim=1)
+        one, n = answers[..., None], answers.shape[1]
+        form = (one.mT @ batch["quadratic"][:, :n, :n] @ one)[:, 0, 0] - 2.0 * (answers * batch["linear"][:, :n]).sum(1)
         return (form + batch["rest"]).clamp_min(0.0)
 
     def kept_back(self) -> dict[str, Tensor]:
@@ -97,7 +98,10 @@ def _decibels(error: Tensor) -> float:
 
 
 class SharesStage(EstimatorStage):
-    """How much of a network's changes to keep, and how much sharper to make the result; see `restraint.Kept`."""
+    """How much of a network's changes to keep, and how much sharper to make the result; see `faces.Kept`.
+
+    A network of four answers judges the shares alone; its samples have the rest all the same.
+    """
 
     first = (0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1)
     harm: float
@@ -138,8 +142,8 @@ class SharesStage(EstimatorStage):
 
     @staticmethod
     def within(answers: Tensor) -> Tensor:
-        """As a run takes them, (N, 7)."""
-        return answers.clamp_min(0.0).minimum(answers.new_tensor(restraint.MOST))
+        """As a run takes them."""
+        return answers.clamp_min(0.0).minimum(answers.new_tensor(restraint.MOST[: answers.shape[1]]))
 
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
@@ -147,7 +151,7 @@ class SharesStage(EstimatorStage):
         batch = self.kept_back()
         answers = nets[self.file](batch["figures"])
         every = torch.zeros_like(answers)
-        every[:, :4] = 1.0
+        every[:, : restraint.SHARES] = 1.0
         return {
             "psnr": _decibels(self.error(self.within(answers), batch)),
             "psnr_all": _decibels(self.error(every, batch)),
@@ -202,7 +206,7 @@ class FaceRestraintStage(SharesStage):
     """How much of the face generator's changes to keep."""
 
     samples = 2048
-    harm = 5.0
+    harm = 10.0
 
     def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
         config = COMPACT["face_generator"]
