@@ -290,7 +290,7 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
         if change["tone"] is not None:
             rows.append(("Tone", f"fading undone, {change['tone']['likely']:.0%} sure", None))
         if change["kept"] is not None:
-            rows.append(("Kept", _kept(change["kept"], change["raised"]), None))
+            rows.append(("Kept", _kept(change["kept"], change.get("raised")), None))
     if record["source_type"]:
         rows.append(("Source type", record["source_type"], None))
     if record["stages"]:
