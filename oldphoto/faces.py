@@ -43,6 +43,7 @@ class Kept(NamedTuple):
     raised: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
+EVERYTHING = Kept((1.0, 1.0, 1.0, 1.0))
 # A face before, and what the generator makes of it, in levels -> what to use of the latter, and how much that is.
 Keep = Callable[[Pixels, Levels], tuple[Levels, Kept]]
 
@@ -730,6 +731,6 @@ def enhance_faces(
             made = generator(crops.to(device=device, dtype=precision)).float().cpu()
         levels = ((made + 1.0) * 127.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().numpy()  # (n, S, S, 3)
         for face, after in zip(some, levels, strict=True):
-            better, kept = (after, Kept((1.0, 1.0, 1.0, 1.0))) if keep is None else keep(face.before, after)
+            better, kept = (after, EVERYTHING) if keep is None else keep(face.before, after)
             enhanced.append(replace(face, after=better, kept=kept))
     return enhanced

@@ -26,6 +26,7 @@ from oldphoto.blending import blend
 from oldphoto.colour import bands, from_srgb, to_srgb
 from oldphoto.errors import UsageError
 from oldphoto.faces import (
+    EVERYTHING,
     Detector,
     Face,
     Kept,
@@ -45,7 +46,7 @@ from oldphoto.models.estimator import Estimator
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
-from oldphoto.restraint import EVERYTHING, judged, kept, lessened
+from oldphoto.restraint import judged, kept, lessened
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
 from oldphoto.tensors import Pixels
 from oldphoto.tone import Tone, restore_tone

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -290,7 +290,7 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
         if change["tone"] is not None:
             rows.append(("Tone", f"fading undone, {change['tone']['likely']:.0%} sure", None))
         if change["kept"] is not None:
-            rows.append(("Kept", _kept(change["kept"], change.get("raised")), None))
+            rows.append(("Kept", _kept(change["kept"], change.get("raised") or ()), None))
     if record["source_type"]:
         rows.append(("Source type", record["source_type"], None))
     if record["stages"]:
@@ -310,12 +310,10 @@ def _face(face: FaceFacts) -> str:
     return f"{face['number']}: score {face['score']:.2f}, {kept}"
 
 
-def _kept(shares: list[float], raised: list[float] | None = None) -> str:
+def _kept(shares: list[float], raised: Sequence[float] = ()) -> str:
     small, large, colour, more = (f"{share:.0%}" for share in shares)
     told = f"of small changes {small}, of large {large}; of colour {colour} and {more}"
-    if not any(raised or ()):
-        return told
-    return f"{told}; sharpened by " + ", ".join(f"{much:.0%}" for much in raised or ())
+    return f"{told}; sharpened by {', '.join(f'{much:.0%}' for much in raised)}" if any(raised) else told
 
 
 def _options(options: dict[str, Any]) -> str:

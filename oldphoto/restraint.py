@@ -13,6 +13,7 @@ are (H, W, 3) uint8 or uint16 RGB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.faces import Kept
+from oldphoto.faces import EVERYTHING, Kept
 from oldphoto.tensors import Pixels
 
 if TYPE_CHECKING:
@@ -38,15 +39,14 @@ LOOKS, LOOK_SIDE = 9, 256
 LEAST_SIDE = 32
 # Rings of the 8 x 8 cosine transform that are looked at together, by the sum of both indices.
 _RINGS = ((1,), (2,), (3,), (4,), (5,), (6,), (7, 8), (9, 10), (11, 12, 13, 14))
-_SCALES = (0.7, 1.6, 2.56, 4.1)
+_GAUSSIANS = ((0, 0.7), (0, 1.6), (0, 2.56), (0, 4.1))
 # Of the Gaussians whose differences are raised, each on top of the one before, in pixels; how far they see.
 SHARPENED = (0.7, 1.0, 1.6)
 REACH = sum(ceil(3.0 * scale) for scale in SHARPENED)
 # Answers of the network: four shares, and for photos what the bands are raised by, as multiples; and the most of each.
 MOST = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
 SHARES = 4
-EVERYTHING = Kept((1.0, 1.0, 1.0, 1.0))
-FIGURES = 6 * len(_SCALES) + 8 + 6 * len(_RINGS) + 8 + 3 * len(SHARPENED)
+FIGURES = 6 * len(_GAUSSIANS) + 8 + 6 * len(_RINGS) + 8 + 3 * len(SHARPENED)
 ROWS_AT_ONCE = 128
 RIM = 3
 
@@ -125,14 +125,8 @@ def raised(after: Floats, keep: Kept) -> Floats:
 
 
 def detail(plane: Floats) -> list[Floats]:
-    """The bands of (H, W) that sharpening raises: differences of Gaussians, finest first."""
-    bands = []
-    for scale in SHARPENED:
-        side = 2 * ceil(3.0 * scale) + 1
-        soft = np.asarray(cv2.GaussianBlur(plane, (side, side), scale), np.float32)
-        bands.append(plane - soft)
-        plane = soft
-    return bands
+    """The bands of (H, W) that sharpening raises; each sees three standard deviations far."""
+    return _bands(plane, [(2 * ceil(3.0 * scale) + 1, scale) for scale in SHARPENED])
 
 
 def parts(change: Floats, edge: float = EDGE) -> tuple[Floats, Floats, Floats, Floats]:
@@ -164,7 +158,7 @@ def figures(before: Floats, after: Floats, mask: Mask) -> Floats:
     light, lighter = _light(before), _light(change)
     other_colour = change - lighter[..., None]
     found: list[np.floating | float] = []
-    for one, two in zip(_bands(light), _bands(lighter), strict=True):
+    for one, two in zip(*(_bands(plane, _GAUSSIANS) for plane in (light, lighter)), strict=True):
         a, b = one[sound], two[sound]
         spread = a.std(), b.std()
         found += [
@@ -207,11 +201,12 @@ def _log(value: np.floating | float) -> float:
     return float(np.log(value + 0.05))
 
 
-def _bands(plane: Floats) -> list[Floats]:
-    """Differences of Gaussians, finest first."""
+def _bands(plane: Floats, gaussians: Sequence[tuple[int, float]]) -> list[Floats]:
+    """Differences of Gaussians, each on top of the one before: side of the kernel in pixels, 0 as OpenCV has it, and
+    standard deviation; finest first."""
     bands = []
-    for scale in _SCALES:
-        soft = np.asarray(cv2.GaussianBlur(plane, (0, 0), scale), np.float32)
+    for side, scale in gaussians:
+        soft = np.asarray(cv2.GaussianBlur(plane, (side, side), scale), np.float32)
         bands.append(plane - soft)
         plane = soft
     return bands

@@ -94,14 +94,14 @@ def judged(pixels: Pixels, mask: Mask | None, net: Estimator) -> Tone | None:
     red, green, blue = (float(g) for g in gain)
     less_red, less_green, less_blue = (float(o) for o in offset)
     likely = 1.0 / (1.0 + math.exp(-float(answers[6])))
-    share = float(undone(np.array([likely]), measured[None])[0])
+    share = float(undone(np.array([likely]), np.array([grey]))[0])
     whole = Tone((red, green, blue), (less_red, less_green, less_blue), round(likely, 4))
     return whole.in_part(share) if share > 0.0 else None
 
 
-def undone(likely: Floats, measured: Floats) -> Floats:
-    """The share of the fading to undo, 0..1, of photos that have likely faded, (N,), by their figures (N, FIGURES)."""
-    few, many = (np.where(monochrome(measured), *both) for both in zip(MONOCHROME_LIKELY, COLOUR_LIKELY, strict=True))
+def undone(likely: Floats, grey: Mask) -> Floats:
+    """The share of the fading to undo, 0..1, by how likely photos have faded and whether they are monochrome, (N,)."""
+    few, many = (np.where(grey, *both) for both in zip(MONOCHROME_LIKELY, COLOUR_LIKELY, strict=True))
     return np.asarray(((likely - few) / (many - few)).clip(0.0, 1.0), np.float32)
 
 

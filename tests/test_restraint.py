@@ -13,13 +13,13 @@ import skimage.data
 
 from oldphoto import restraint, weights
 from oldphoto.errors import UsageError
-from oldphoto.faces import Kept
+from oldphoto.faces import EVERYTHING, Kept
 from oldphoto.image import Photo
 from oldphoto.loading import load_compact
 from oldphoto.models.estimator import Estimator
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, Restoration, restore
-from oldphoto.restraint import EVERYTHING, FIGURES, MOST, detail, figures, judged, kept, parts, repaired
+from oldphoto.restraint import FIGURES, MOST, detail, figures, judged, kept, parts, repaired
 from oldphoto.training import degrade
 from oldphoto.training.evaluate import Pixels8, psnr
 

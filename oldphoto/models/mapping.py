@@ -1,9 +1,9 @@
 """Latent translation: old latents -> clean latents, with three ways of looking past the neighbourhood.
 
-`MappingConfig.context` chooses: "none" (photos without scratches), "non_local" (the partial non-local block: damaged
-cells are rebuilt from all sound cells of the photo) and "patches" (multi-scale patch attention for large photos).
-Latents are (N, C, h, w); masks are (N, 1, H, W) at the photo's size, 1 = damaged. Source: Wan et al., CVPR 2020, TPAMI
-2022. No matrix of all cells by all cells is ever stored.
+`MappingConfig.context` chooses: "none" (no further than convolutions see), "non_local" (the partial non-local block:
+damaged cells are rebuilt from all sound cells of the photo) and "patches" (multi-scale patch attention for large
+photos). Latents are (N, C, h, w); masks are (N, 1, H, W) at the photo's size, 1 = damaged. Source: Wan et al., CVPR
+2020, TPAMI 2022. No matrix of all cells by all cells is ever stored.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ from oldphoto.translation import translate_whole
 FACE_SIDES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 FACE_SIDE_CHANCES = (0.06, 0.14, 0.2, 0.2, 0.16, 0.12, 0.12)
 KEPT_FROM_IT = 8  # one face in so many
+FACES_AT_ONCE = 4
 # A thousand faces are soon known by heart. Share of the crops that are of any photo, with hair and cloth as those of
 # faces have; and how faces are varied: standard deviation of their turn in degrees, the range of their size, the most
 # they are moved by as a share of the crop, and the range of gamma.
@@ -94,10 +95,14 @@ class FaceStage(Stage):
         return batch
 
     def fixed(self, count: int, side: int) -> dict[str, Tensor]:
-        """As ever, of faces that no step sees; few of each size."""
-        dice = self.fixed_dice()
-        few = [self.drawn(self.unseen, min(4, count - start), side, dice) for start in range(0, count, 4)]
-        return {k: torch.cat([batch[k] for batch in few]) for k in few[0]}
+        """As ever, of faces that no step sees."""
+        return self.unknown(count, side, self.fixed_dice())
+
+    def unknown(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
+        """As `sample`, of faces that no step sees; few at a time, since what is drawn together is aged at one size."""
+        few = [min(FACES_AT_ONCE, count - start) for start in range(0, count, FACES_AT_ONCE)]
+        parts = [self.drawn(self.unseen, number, side, dice) for number in few]
+        return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
 
     def drawn(self, faces: Tensor, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
         """As `sample`, of these faces, (F, 3, S, S) uint8."""

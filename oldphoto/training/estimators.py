@@ -20,7 +20,7 @@ from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import COMPACT, Aged, Folders, Recipe, Stage, levels_of, loaded
 from oldphoto.training.degrade import Image
-from oldphoto.training.enhancement import FaceStage
+from oldphoto.training.enhancement import FACES_AT_ONCE, FaceStage
 from oldphoto.training.repair import FinetuneStage
 from oldphoto.translation import translate_whole
 
@@ -55,8 +55,7 @@ class EstimatorStage(Stage):
         with torch.no_grad():
             net.last.weight.zero_()
             net.last.bias.zero_()
-            first = self.first[: config.answers]
-            net.last.bias[: len(first)] = torch.tensor(first)
+            net.last.bias[: len(self.first)] = torch.tensor(self.first)
         self.nets = {file: net}
         self.judges: dict[str, nn.Module] = {}
 
@@ -83,8 +82,8 @@ class EstimatorStage(Stage):
     @staticmethod
     def error(answers: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """(N,) squared levels of 255."""
-        one, n = answers[..., None], answers.shape[1]
-        form = (one.mT @ batch["quadratic"][:, :n, :n] @ one)[:, 0, 0] - 2.0 * (answers * batch["linear"][:, :n]).sum(1)
+        one = answers[..., None]
+        form = (one.mT @ batch["quadratic"] @ one)[:, 0, 0] - 2.0 * (answers * batch["linear"]).sum(dim=1)
         return (form + batch["rest"]).clamp_min(0.0)
 
     def kept_back(self) -> dict[str, Tensor]:
@@ -98,29 +97,27 @@ def _decibels(error: Tensor) -> float:
 
 
 class SharesStage(EstimatorStage):
-    """How much of a network's changes to keep, and how much sharper to make the result; see `faces.Kept`.
+    """How much of a network's changes to keep, and, where it `sharpens`, how much sharper to make the result; see
+    `faces.Kept`."""
 
-    A network of four answers judges the shares alone; its samples have the rest all the same.
-    """
-
-    first = (0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1)
+    first: tuple[float, ...] = (0.9, 0.9, 0.9, 0.9)
     harm: float
+    sharpens = False
 
-    @staticmethod
-    def rows(before: Tensor, after: Tensor, clean: Tensor, mask: Tensor | None = None) -> dict[str, Measured]:
+    def rows(self, before: Tensor, after: Tensor, clean: Tensor, mask: Tensor | None = None) -> dict[str, Measured]:
         """As `measured`, of pictures (N, 3, H, W) in [-1, 1] as they came, as they were made and as they should be;
         mask (N, 1, H, W), 1 = damaged."""
         levels = [levels_of(x).astype(np.float32) for x in (before, after, clean)]
         holes = np.zeros(levels[0].shape[:3], np.bool_) if mask is None else (mask[:, 0] > 0).cpu().numpy()
-        rows = [SharesStage._of_one(*one) for one in zip(*levels, holes, strict=True)]
+        rows = [self._of_one(*one) for one in zip(*levels, holes, strict=True)]
         return {k: np.stack([row[k] for row in rows]).astype(np.float32) for k in rows[0]}
 
-    @staticmethod
-    def _of_one(before: Image, after: Image, clean: Image, hole: NDArray[np.bool_]) -> dict[str, Measured]:
+    def _of_one(self, before: Image, after: Image, clean: Image, hole: NDArray[np.bool_]) -> dict[str, Measured]:
         change = after - before
         whole = restraint.repaired(hole)[..., None]
         split = [part if part.ndim == 3 else part[..., None] for part in restraint.parts(change)]
-        split += [band[..., None] for band in restraint.detail(after @ restraint.LUMA)]
+        if self.sharpens:
+            split += [band[..., None] for band in restraint.detail(after @ restraint.LUMA)]
         free = np.stack([np.broadcast_to((1.0 - whole) * part, change.shape).ravel() for part in split])
         wanted = (clean - before - whole * change).ravel()
         return {
@@ -160,8 +157,10 @@ class SharesStage(EstimatorStage):
 
 
 class RestraintStage(SharesStage):
-    """How much of the translation's changes to keep."""
+    """How much of the translation's changes to keep, and how much sharper to make the result."""
 
+    first = (*SharesStage.first, 0.1, 0.1, 0.1)
+    sharpens = True
     samples = 6144
     floor = 8.0
     harm = 0.3
@@ -216,14 +215,10 @@ class FaceRestraintStage(SharesStage):
 
     @torch.inference_mode()
     def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
-        """See EstimatorStage; of faces that the generator was not trained on. Few at a time: what is drawn together has
-        one size."""
-        parts = []
-        for start in range(0, count, FACES_AT_ONCE):
-            number = min(FACES_AT_ONCE, count - start)
-            batch = self.drawn.drawn(self.drawn.unseen, number, self.recipe.size, dice)
-            parts.append(self.rows(batch["old"], self.generator(batch["old"]), batch["clean"]))
-        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+        """See EstimatorStage; of faces that the generator was not trained on."""
+        batch = self.drawn.unknown(count, self.recipe.size, dice)
+        made = torch.cat([self.generator(old) for old in torch.split(batch["old"], FACES_AT_ONCE)])
+        return self.rows(batch["old"], made, batch["clean"])
 
 
 class ToneStage(EstimatorStage, Aged):
@@ -303,7 +298,8 @@ class ToneStage(EstimatorStage, Aged):
         batch = self.kept_back()
         answers, faded = nets[self.file](batch["figures"]), batch["faded"] > 0
         likely = torch.sigmoid(answers[:, 6]).cpu().numpy()
-        share = torch.from_numpy(tone.undone(likely, batch["figures"].cpu().numpy())).to(answers.device)
+        grey = tone.monochrome(batch["figures"].cpu().numpy())
+        share = torch.from_numpy(tone.undone(likely, grey)).to(answers.device)
         sure = share > 0.0
         nothing = answers.new_tensor((1.0, 1.0, 1.0, 0.0, 0.0, 0.0)).expand(len(answers), 6)
         gains = answers[:, :3].clamp(tone.LEAST_GAIN, tone.MOST_GAIN)
@@ -315,6 +311,3 @@ class ToneStage(EstimatorStage, Aged):
             "found": float(sure[faded].float().mean()),
             "false": float(sure[~faded].float().mean()),
         }
-
-
-FACES_AT_ONCE = 4
