@@ -233,7 +233,7 @@ def load_strictly(net: Net, state: Mapping[str, Tensor], path: Path) -> Net:
     """
     state = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
     everything = net.state_dict()
-    counters = {k: torch.zeros_like(v, device="cpu") for k, v in everything.items() if k.endswith(COUNTER)}
+    counters = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in everything.items() if k.endswith(COUNTER)}
     own = {k: v for k, v in everything.items() if k not in counters}
     wrong = [
         *(f"missing {k}" for k in own if k not in state),

@@ -193,3 +193,22 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_building_networks_does_not_load_torchs_compiler() -> None:
+    """Some arithmetic on tensors without data does, unasked: a second of every start."""
+    script = """
+import json, sys
+from oldphoto import weights
+from oldphoto.loading import PUBLISHED, _empty, load_compact, load_strictly
+for file in weights.read_lock():
+    if file.set == "compact":
+        load_compact(weights.obtain(file))
+state = {k: v.new_empty(v.shape, device="cpu") for k, v in _empty(PUBLISHED["scratch_unet"]).state_dict().items()}
+load_strictly(_empty(PUBLISHED["scratch_unet"]), state, weights.lock_path())
+for config in PUBLISHED.values():
+    _empty(config)
+print(json.dumps([name for name in ("torch._dynamo", "sympy") if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -596,10 +596,11 @@ def test_lettering_is_thin_strokes_by_its_seed_alone() -> None:
 def test_lettering_is_laid_on_a_share_of_photos_and_nowhere_else() -> None:
     pen, dice = Lettering(8, 96, 1, CPU), Dice.seeded(CPU, 4)
     grey = torch.full((200, 3, 64, 80), 0.5)
-    assert torch.equal(pen.laid(grey, 0.0, dice), grey)
-    lettered = (pen.laid(grey, 0.5, dice) != grey).flatten(1).any(dim=1).float().mean()
+    assert torch.equal(pen.laid(grey, 0.0, dice)[0], grey)
+    lettered = (pen.laid(grey, 0.5, dice)[0] != grey).flatten(1).any(dim=1).float().mean()
     assert 0.2 < lettered < 0.6
-    everywhere = pen.laid(grey, 1.0, dice)
+    everywhere, opacity = pen.laid(grey, 1.0, dice)
+    assert torch.equal((everywhere != grey).any(dim=1, keepdim=True), opacity > 0.0)
     assert everywhere.min() >= 0.0
     assert everywhere.max() <= 1.0
     assert 0.002 < (everywhere != grey).any(dim=1).float().mean() < 0.5

@@ -152,14 +152,14 @@ class Aged(Stage):
         self.grain = grain_of(folders.old, device)
         self.judges: dict[str, nn.Module] = {}
 
-    def clean(self, count: int, side: int, dice: Dice) -> Tensor:
-        """(count, 3, side, side) in [0, 1]."""
+    def clean(self, count: int, side: int, dice: Dice, lettered: float = LETTERED) -> tuple[Tensor, Tensor]:
+        """(count, 3, side, side) in [0, 1], and the opacity of the lettering that a share of them carries."""
         people = round(PEOPLE * count)
         x = self.photos.crops(count - people, side, dice)
         if people:
             x = torch.cat([x, self.people.crops(people, side, dice)])
-        x = self.lettering.laid(x, LETTERED, dice)
-        return torch.where(dice.some(count, GREY), ageing.grey(x), x)
+        x, letters = self.lettering.laid(x, lettered, dice)
+        return torch.where(dice.some(count, GREY), ageing.grey(x), x), letters
 
     def aged(self, x: Tensor, dice: Dice) -> Tensor:
         """What the years did to photos (N, 3, S, S) in [0, 1], but for damage."""
@@ -172,7 +172,7 @@ class Aged(Stage):
 
     def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
         """clean, old (N, 3, S, S) in [-1, 1]; mask (N, 1, S, S), 1 = damaged, as a user draws it."""
-        clean = self.clean(count, side, dice)
+        clean, _ = self.clean(count, side, dice)
         old, mask = self.hurt(self.aged(clean, dice), dice)
         # Of a grey photo most copies stay grey; the others have the tints of paper, scanner and noise.
         same = (clean[:, :1] == clean).all(dim=1, keepdim=True).all(dim=2, keepdim=True).all(dim=3, keepdim=True)

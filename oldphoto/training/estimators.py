@@ -235,7 +235,7 @@ class ToneStage(EstimatorStage, Aged):
     def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
         """See EstimatorStage; p are gains and offsets. faded (N,): 1 where a line takes half of the error away."""
         rng = dice.host
-        clean = self.clean(count, self.recipe.size, dice)
+        clean, _ = self.clean(count, self.recipe.size, dice)
         monochrome = (clean[:, :1] == clean).flatten(1).all(dim=1).cpu().numpy()
         # Prints are toned: that is theirs, and stays, however faded.
         toned = monochrome & (rng.random(count) < 0.7)

@@ -99,9 +99,9 @@ class Lettering:
         maps = np.stack([np.rint(lettering(side, rng) * 255.0).astype(np.uint8) for _ in range(count)])
         self.maps = torch.from_numpy(maps).to(device)
 
-    def laid(self, x: Tensor, share: float, dice: Dice) -> Tensor:
-        """Photos (N, 3, H, W) in [0, 1] with lettering on a share of them: two in three white or nearly, the others
-        dark, each in one tint and strength. H and W up to the maps' side."""
+    def laid(self, x: Tensor, share: float, dice: Dice) -> tuple[Tensor, Tensor]:
+        """Photos (N, 3, H, W) in [0, 1] with lettering on a share of them, and its opacity (N, 1, H, W): two in three
+        white or nearly, the others dark, each in one tint and strength. H and W up to the maps' side."""
         rng, (n, _, h, w) = dice.host, x.shape
         side = self.maps.shape[1]
         chosen = dice.placed(rng.integers(len(self.maps), size=n))
@@ -110,7 +110,7 @@ class Lettering:
         level = np.where(rng.random(n) < 0.67, rng.uniform(0.65, 1.0, n), rng.uniform(0.0, 0.25, n))
         tint = tints(level, 0.02, dice)
         opacity = opacity * dice.figures(n, 0.5, 1.0) * dice.some(n, share)
-        return torch.lerp(x, tint.expand_as(x), opacity)
+        return torch.lerp(x, tint.expand_as(x), opacity), opacity
 
 
 @lru_cache(maxsize=4)
