@@ -409,9 +409,10 @@ def restore(
         float | None,
         share_of("How much is changed outside of damage: 0 nothing, 1 all; by default judged photo by photo."),
     ] = Options.strength,
-    keep_tone: Annotated[
-        bool, typer.Option("--keep-tone", help="Leave contrast and colours as they are, however faded.")
-    ] = False,
+    tone_strength: Annotated[
+        float | None,
+        share_of("How much fading is undone: 0 none, 1 all; by default what has likely faded, photo by photo."),
+    ] = Options.tone_strength,
     keep_blur: Annotated[bool, typer.Option("--keep-blur", help="Sharpen nothing, however blurred.")] = False,
     mask: Annotated[
         Path | None,
@@ -591,7 +592,7 @@ def restore(
         only_faces=tuple(only_face or ()),
         skip_faces=tuple(skip_face or ()),
         only_damaged=only_damaged,
-        tone=not keep_tone,
+        tone_strength=tone_strength,
         sharpen=not keep_blur,
         strength=strength,
         quality=quality,

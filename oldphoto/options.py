@@ -28,7 +28,8 @@ class Options:
     face_size: side of the aligned face crop in pixels, 256 or 512; None takes 512 on the large-photo path, else 256.
     scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the set's own figure.
     only_damaged: repair scratches and change nothing else: pixels outside the mask stay as they are, faces too.
-    tone: undo fading where a photo has surely faded. The published networks leave tone alone in any case.
+    tone_strength: share, 0..1, of the fading to undo: 1 gives a photo the contrast and colours that its like have, 0
+        leaves tone alone; None undoes what has likely faded, and with the published networks nothing.
     strength: share, 0..1, of the changes to keep outside of damage; None takes what the compact set judges right for
         each photo, and all with the published networks.
     face_strength: share, 0..1, of each face's enhancement; None takes what the compact set judges right for each face,
@@ -53,7 +54,7 @@ class Options:
     only_faces: tuple[int, ...] = ()
     skip_faces: tuple[int, ...] = ()
     only_damaged: bool = False
-    tone: bool = True
+    tone_strength: float | None = None
     strength: float | None = None
     sharpen: bool = True
     quality: int | None = None
@@ -76,6 +77,10 @@ class Options:
             raise UsageError(f"strength is {self.strength}", "use a value from 0 to 1")
         if self.strength is not None and self.only_damaged:
             raise UsageError("damage is repaired in full, whatever the strength", "leave one of the two out")
+        if self.tone_strength is not None and not 0.0 <= self.tone_strength <= 1.0:
+            raise UsageError(f"tone strength is {self.tone_strength}", "use a value from 0 to 1")
+        if self.tone_strength and self.only_damaged:
+            raise UsageError("tone is left alone where only damage is repaired", "leave one of the two out")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"quality is {self.quality}", "use 1 to 100")
         if self.only_damaged and (self.only_faces or self.skip_faces):
@@ -94,10 +99,10 @@ class Options:
         chosen = number in self.only_faces if self.only_faces else number not in self.skip_faces
         return self.enhances_faces and chosen and side >= self.min_face
 
-    @property
-    def restores_tone(self) -> bool:
-        """Whether fading is undone."""
-        return self.tone and not self.only_damaged
+    def restores_tone(self, *, unasked: bool) -> bool:
+        """Whether fading is undone. unasked: where the user does not say how much of it, too."""
+        wanted = unasked if self.tone_strength is None else self.tone_strength > 0.0
+        return wanted and not self.only_damaged
 
     @property
     def enhances_faces(self) -> bool:

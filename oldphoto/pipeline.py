@@ -143,10 +143,11 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
 
 
 def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) -> tuple[Pixels, Tone | None]:
-    """The photo with fading undone, where that is wanted, the set can, and the photo has surely faded."""
-    if not options.restores_tone or models.published:
+    """The photo with fading undone: as much as the user says, or else what has likely faded, but with the published
+    networks nothing."""
+    if not options.restores_tone(unasked=not models.published):
         return seen, None
-    return restore_tone(seen, mask, models.estimator(tone.NET))
+    return restore_tone(seen, mask, models.estimator(tone.NET), options.tone_strength)
 
 
 def _kept(before: Pixels, after: Pixels, mask: Mask | None, models: Models, options: Options) -> Kept | None:
@@ -325,7 +326,8 @@ class Models:
         with self._loading:
             if net not in self._loaded:
                 path = self._path(net)
-                loaded = load_published(net, path, weights.derived_path(path)) if self.published else load_compact(path)
+                theirs = self.published and net not in weights.OF_BOTH_SETS
+                loaded = load_published(net, path, weights.derived_path(path)) if theirs else load_compact(path)
                 self._loaded[net] = placed(loaded, self.device)
             return self._loaded[net]
 

@@ -288,7 +288,7 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
         rows.append(("Faces", "; ".join(_face(face) for face in record["faces"]), None))
     for change in record["changes"]:
         if change["tone"] is not None:
-            rows.append(("Tone", f"fading undone, {change['tone']['likely']:.0%} sure", None))
+            rows.append(("Tone", f"fading undone, which was {change['tone']['likely']:.0%} likely", None))
         if change["kept"] is not None:
             rows.append(("Kept", _kept(change["kept"], change.get("raised") or ()), None))
     if record["source_type"]:

@@ -1,8 +1,8 @@
 """Fading undone: contrast stretched and a cast taken back where a photo has likely faded, by one line per channel.
 
 Judged by a small network from the photo's levels and the spread of its colours. A photo that may well have been meant
-so (fog, a white wall) is left alone, and where there is doubt, a part of it is done. A toned monochrome photo keeps its
-tone: prints were made brown. Pixels are (H, W, 3) uint8 or uint16 RGB.
+so (fog, a white wall) is left alone, and where there is doubt, a part of it is done, unless the user says how much. A
+toned monochrome photo keeps its tone: prints were made brown. Pixels are (H, W, 3) uint8 or uint16 RGB.
 """
 
 from __future__ import annotations
@@ -57,12 +57,15 @@ class Tone:
         return Tone((r, g, b), (less_r, less_g, less_b), self.likely)
 
 
-def restore_tone(pixels: Pixels, mask: Mask | None, net: Estimator) -> tuple[Pixels, Tone | None]:
+def restore_tone(
+    pixels: Pixels, mask: Mask | None, net: Estimator, share: float | None = None
+) -> tuple[Pixels, Tone | None]:
     """The photo with its contrast and colours back, and what was done; or as it came, and None.
 
-    mask: (H, W) bool, True = damaged, which does not count.
+    mask: (H, W) bool, True = damaged, which does not count. share: how much of the fading is undone, 0..1; None goes by
+    how likely there is any.
     """
-    tone = judged(pixels, mask, net)
+    tone = judged(pixels, mask, net, share)
     if tone is None:
         return pixels, None
     top = int(np.iinfo(pixels.dtype).max)
@@ -74,8 +77,9 @@ def restore_tone(pixels: Pixels, mask: Mask | None, net: Estimator) -> tuple[Pix
     return out, tone
 
 
-def judged(pixels: Pixels, mask: Mask | None, net: Estimator) -> Tone | None:
-    """What brings the tone back, as far as fading is likely; None where it is not, or too little is there to judge."""
+def judged(pixels: Pixels, mask: Mask | None, net: Estimator, share: float | None = None) -> Tone | None:
+    """What brings the tone back, as far as `share` says or fading is likely; None where there is nothing to do, or too
+    little to judge by."""
     height, width = pixels.shape[:2]
     if min(height, width) < LEAST_SIDE or (mask is not None and mask.all()):
         return None
@@ -94,7 +98,8 @@ def judged(pixels: Pixels, mask: Mask | None, net: Estimator) -> Tone | None:
     red, green, blue = (float(g) for g in gain)
     less_red, less_green, less_blue = (float(o) for o in offset)
     likely = 1.0 / (1.0 + math.exp(-float(answers[6])))
-    share = float(undone(np.array([likely]), np.array([grey]))[0])
+    if share is None:
+        share = float(undone(np.array([likely]), np.array([grey]))[0])
     whole = Tone((red, green, blue), (less_red, less_green, less_blue), round(likely, 4))
     return whole.in_part(share) if share > 0.0 else None
 

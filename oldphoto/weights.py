@@ -62,8 +62,9 @@ RANGE_BYTES = 4 << 20
 COMPACT_FOLDER = "compact"
 COMPACT_MARK = "# ---- compact:"
 COMPACT_LICENCE = "MIT"
-# dlib's own, published by its author: goes with either set.
 CNN_DETECTOR = "cnn_detector"
+# Nets that go with either set, and the one they come with. The detector is dlib's own, published by its author.
+OF_BOTH_SETS: dict[str, ModelSet] = {CNN_DETECTOR: "published", "tone": "compact"}
 
 DISK_ADVICE = "free some space, or set HF_HOME to a folder that can be written to"
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
@@ -263,12 +264,12 @@ def needed_nets(model_set: ModelSet, options: Options, large: bool, has_mask: bo
     if model_set == "compact":
         nets.append("mapping")
         nets += ["restraint"] if options.strength is None and not options.only_damaged else []
-        nets += ["tone"] if options.restores_tone else []
         faces = ["face_generator", "landmarks_5"]
         faces += [] if options.face_strength is not None else ["face_restraint"]
     else:
         nets.append(("mapping_patch_attention" if large else "mapping_scratch") if repair else "mapping")
         faces = [f"face_generator_{options.face_size or (512 if large else 256)}", "landmarks_68"]
+    nets += ["tone"] if options.restores_tone(unasked=model_set == "compact") else []
     if options.face_detector == "cnn":
         faces.append(CNN_DETECTOR)
     return (*nets, *(faces if options.enhances_faces else ()))
@@ -485,7 +486,7 @@ def resolve(
     def obtain_all(name: ModelSet, connect_timeout: float, note: str | None = None) -> WeightSet:
         paths, hashes = {}, {}
         for net in nets_for(name):
-            file = known.get(("published" if net == CNN_DETECTOR else name, net))
+            file = known.get((OF_BOTH_SETS.get(net, name), net))
             if file is None:
                 raise WeightsUnavailableError(f"weights.lock has no {name} {net}", "install oldphoto again")
             paths[net] = obtain(file, offline=offline, progress=progress, connect_timeout=connect_timeout)

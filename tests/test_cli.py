@@ -187,8 +187,8 @@ def test_options_that_cannot_be(tmp_path: Path, calls: Calls, arguments: list[st
 
 def test_how_much_is_changed_reaches_the_pipeline(tmp_path: Path, calls: Calls) -> None:
     photo = draw(tmp_path / "a.jpg")
-    assert oldphoto("restore", photo, "-o", tmp_path / "b.jpg", "--strength", 0.25, "--keep-tone").exit_code == 0
-    assert calls.options == Options(strength=0.25, tone=False)
+    assert oldphoto("restore", photo, "-o", tmp_path / "b.jpg", "--strength", 0.25, "--tone-strength", 0).exit_code == 0
+    assert calls.options == Options(strength=0.25, tone_strength=0.0)
     assert oldphoto("restore", photo, "-o", tmp_path / "d.jpg", "--keep-blur").exit_code == 0
     assert calls.options == Options(sharpen=False)
     assert oldphoto("restore", photo, "-o", tmp_path / "c.jpg").exit_code == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from oldphoto.options import Options
 from oldphoto.pipeline import Models, restore
 from oldphoto.tensors import Pixels, to_pixels, to_tensor
 from oldphoto.translation import Plan, Translated
+from oldphoto.weights import WeightSet
 from tests.pictures import (
     adobe_rgb,
     exiftool,
@@ -33,7 +34,7 @@ from tests.pictures import (
 )
 
 # All that the networks change, without the judgement of others.
-ALL = Options(faces=False, tone=False, strength=1.0)
+ALL = Options(faces=False, tone_strength=0.0, strength=1.0)
 WIDE = {"Adobe RGB": adobe_rgb, "ProPhoto RGB": prophoto_rgb, "scanner table": scanner_profile}
 
 
@@ -202,7 +203,7 @@ class Glass:
 
 @pytest.fixture
 def models() -> Models:
-    return Models(cast("Any", None), "cpu")
+    return Models(WeightSet("compact", {}), "cpu")
 
 
 def file_of(kind: str) -> bytes:

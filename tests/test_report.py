@@ -143,7 +143,7 @@ def test_a_page_shows_what_was_done(tmp_path: Path) -> None:
         "compact weights, fp32, on cpu",
         "with scratch: yes, faces: yes, mask dilation: 1, skip face: 2 3",
         "1: score 1.25, kept of small changes 50%, of large 25%; of colour 100% and 0%",
-        "fading undone, 88% sure",
+        "fading undone, which was 88% likely",
         "of small changes 25%, of large 50%; of colour 75% and 100%; sharpened by 50%, 0%, 125%",
         "oldphoto 0.1.0, torch 2.13.0",
         "3" * 64,

@@ -169,7 +169,7 @@ def test_judging_beats_keeping_all(operation: degrade.Operation, models: Models,
     old = aged(photo, operation, seed=4)
     ours, every = (
         psnr(photo, np.asarray(restore(Photo.from_array(old), models, options).photo.pixels, np.uint8))
-        for options in (Options(faces=False, tone=False), Options(faces=False, tone=False, strength=1.0))
+        for options in (Options(faces=False, tone_strength=0.0), Options(faces=False, tone_strength=0.0, strength=1.0))
     )
     assert ours > every
     assert ours > psnr(photo, old) - 0.1
@@ -202,7 +202,7 @@ def test_blurred_photos_are_sharpened_unless_told_not_to(
 ) -> None:
     old = aged(photo, operation)
     sharp, blurred = (
-        restore(Photo.from_array(old), models, Options(faces=False, tone=False, sharpen=wanted))
+        restore(Photo.from_array(old), models, Options(faces=False, tone_strength=0.0, sharpen=wanted))
         for wanted in (True, False)
     )
     assert sharp.kept is not None
@@ -216,7 +216,7 @@ def test_strength_is_the_users_word(models: Models, photo: Pixels8) -> None:
     old = aged(photo, degrade.gaussian_noise)
 
     def run(strength: float | None) -> tuple[Pixels8, Kept | None]:
-        done = restore(Photo.from_array(old), models, Options(faces=False, tone=False, strength=strength))
+        done = restore(Photo.from_array(old), models, Options(faces=False, tone_strength=0.0, strength=strength))
         return np.asarray(done.photo.pixels, np.uint8), done.kept
 
     nothing, keep = run(0.0)
@@ -232,7 +232,7 @@ def test_strength_is_the_users_word(models: Models, photo: Pixels8) -> None:
 
 def only_the_face(photo: Pixels8, models: Models, strength: float | None = None) -> Restoration:
     """What the face stage does to a photo, and nothing else."""
-    options = Options(strength=0.0, tone=False, face_strength=strength)
+    options = Options(strength=0.0, tone_strength=0.0, face_strength=strength)
     done = restore(Photo.from_array(photo), models, options)
     assert len(done.faces) == 1
     return done

@@ -11,7 +11,8 @@ import pytest
 import skimage.data
 from numpy.typing import NDArray
 
-from oldphoto import tone
+from oldphoto import tone, weights
+from oldphoto.errors import UsageError
 from oldphoto.image import Photo
 from oldphoto.models.estimator import Estimator
 from oldphoto.options import Options
@@ -70,6 +71,28 @@ def test_where_there_is_doubt_a_part_is_done(net: Estimator, monkeypatch: pytest
     assert np.abs(half - np.clip(by_hand, 0.0, 255.0)).max() < 0.51
     monkeypatch.setattr(tone, "COLOUR_LIKELY", (found.likely + 0.001, 1.0))
     assert restore_tone(old, None, net)[1] is None
+
+
+def test_the_user_may_say_how_much(net: Estimator) -> None:
+    """The cat is left alone unasked; asked, it comes nearer to what it was, half of it half as far."""
+    photo = PHOTOS["chelsea"]
+    old = faded(photo, 0.15, 0.85, (1.0, 0.95, 0.8))
+    assert restore_tone(old, None, net)[1] is None
+    assert restore_tone(old, None, net, 0.0) == (old, None)
+    whole, found = restore_tone(old, None, net, 1.0)
+    assert found is not None
+    assert found.likely < tone.COLOUR_LIKELY[0]
+    assert psnr(photo, whole) > psnr(photo, old) + 3.0
+    half, _ = restore_tone(old, None, net, 0.5)
+    assert np.abs(half - (old + whole.astype(float)) / 2.0).max() <= 1.0
+
+
+def test_what_cannot_be_asked_for() -> None:
+    with pytest.raises(UsageError, match=r"tone strength is -0\.1"):
+        Options(tone_strength=-0.1)
+    with pytest.raises(UsageError, match="tone is left alone"):
+        Options(tone_strength=1.0, with_scratch=True, only_damaged=True)
+    assert not Options(tone_strength=0.0, with_scratch=True, only_damaged=True).restores_tone(unasked=True)
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -156,10 +179,16 @@ def test_the_pipeline_undoes_fading_unless_told_not_to(models: Models) -> None:
     old = faded(photo, 0.17, 0.8, (1.0, 0.95, 0.8))
     done = restore(Photo.from_array(old), models, Options(faces=False))
     assert isinstance(done.tone, Tone)
-    left = restore(Photo.from_array(old), models, Options(faces=False, tone=False))
+    left = restore(Photo.from_array(old), models, Options(faces=False, tone_strength=0.0))
     assert left.tone is None
     with_tone, without = (psnr(photo, d.photo.pixels) for d in (done, left))
     assert with_tone > without + 3.0
+    published = Models.load(weights.resolve("published", lambda _: [tone.NET], offline=True), "cpu")
+    asked = restore_tone(old, None, published.estimator(tone.NET), 1.0)
+    assert np.array_equal(asked[0], restore_tone(old, None, models.estimator(tone.NET), 1.0)[0])
+    half = restore(Photo.from_array(old), models, Options(faces=False, tone_strength=0.5))
+    assert half.tone is not None
+    assert np.allclose(half.tone.gain, [1.0 + (gain - 1.0) / 2.0 for gain in done.tone.gain], atol=1e-4)
     mask = np.zeros(photo.shape[:2], np.bool_)
     mask[5:9] = True
     only = restore(Photo.from_array(old), models, Options(faces=False, only_damaged=True), mask)

@@ -222,9 +222,16 @@ def test_compact_nets(large: bool) -> None:
     assert weights.needed_nets("compact", Options(face_strength=0.5), large) == (*plain, *faces)
     assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("scratch_unet", *plain)
     assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large, has_mask=True) == plain
-    assert weights.needed_nets("compact", Options(faces=False, strength=0.5, tone=False), large) == plain[:3]
+    assert weights.needed_nets("compact", Options(faces=False, strength=0.5, tone_strength=0.0), large) == plain[:3]
     only = Options(with_scratch=True, only_damaged=True)
     assert weights.needed_nets("compact", only, large) == ("scratch_unet", *plain[:3])
+
+
+def test_tone_goes_with_either_set_where_it_is_asked_for() -> None:
+    for name in ("compact", "published"):
+        for strength, wanted in ((None, name == "compact"), (0.0, False), (0.5, True)):
+            options = Options(faces=False, tone_strength=strength)
+            assert ("tone" in weights.needed_nets(name, options, False)) == wanted
 
 
 @pytest.mark.parametrize("name", ["compact", "published"])
