@@ -20,12 +20,10 @@ from oldphoto.training.degrade import Generator, Image, put_down
 
 LETTERS = "eeeetttaaaooiinnnsshhrrdlucmwfgypbvkEATSRNBMHCDPGLW"
 DIGITS = "0123456789"
-# OpenCV's stroke fonts, handwriting twice: those who sign a photo or letter a negative do so by hand.
 STROKES = (
     cv2.FONT_HERSHEY_SIMPLEX,
     cv2.FONT_HERSHEY_COMPLEX_SMALL,
     cv2.FONT_HERSHEY_TRIPLEX,
-    cv2.FONT_HERSHEY_SCRIPT_SIMPLEX,
     cv2.FONT_HERSHEY_SCRIPT_SIMPLEX,
     cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
 )
@@ -34,12 +32,17 @@ HEIGHTS = (7.0, 40.0)
 
 
 def lettering(side: int, rng: Generator) -> Image:
-    """(side, side) opacity in [0, 1]: one to three lines of made-up words, printed or as strokes of a pen, at a slant;
-    one in five framed as a stamp is."""
+    """(side, side) opacity in [0, 1]: one to three lines of made-up words, printed, lettered or in longhand, at a
+    slant; one in five framed as a stamp is."""
     # Drawn larger than needed, so that turning it leaves no empty corner and thin strokes are smooth.
     height = 2.0 * float(np.exp(rng.uniform(*np.log(HEIGHTS))))
     lines = [_words(rng) for _ in range(int(rng.integers(1, 4)))]
-    canvas = _printed(lines, height) if rng.random() < 0.5 else _written(lines, height, rng)
+    if rng.random() < 0.25:
+        canvas = _longhand(lines, height, rng)
+    else:
+        if rng.random() < 0.3:  # as captions in negatives are
+            lines = [" ".join(line.upper()) for line in lines]
+        canvas = _printed(lines, height) if rng.random() < 0.5 else _lettered(lines, height, rng)
     if rng.random() < 0.2:
         canvas = _framed(canvas, height, rng)
     angle = rng.normal(0.0, 0.06) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
@@ -67,16 +70,51 @@ def _printed(lines: list[str], height: float) -> NDArray[np.uint8]:
     return np.array(canvas)
 
 
-def _written(lines: list[str], height: float, rng: Generator) -> NDArray[np.uint8]:
+def _lettered(lines: list[str], height: float, rng: Generator) -> NDArray[np.uint8]:
     font = STROKES[int(rng.integers(len(STROKES)))]
     scale = height / 30.0
     width = max(1, round(height * rng.uniform(0.04, 0.14)))
-    sizes = [cv2.getTextSize(line, font, scale, width)[0][0] for line in lines]
-    canvas = np.zeros((int(height * 1.5 * len(lines) + height), max(sizes) + 16), np.uint8)
-    for number, line in enumerate(lines):
-        place = (8, int(height * (1.2 + 1.5 * number)))
-        cv2.putText(canvas, line, place, font, scale, 255, width, cv2.LINE_AA)
+    hand = 0.04 * height if rng.random() < 0.5 else 0.0  # by how much letters leave their line and their distance
+    sizes = [[cv2.getTextSize(letter, font, scale, width)[0][0] for letter in line] for line in lines]
+    longest = max(sum(size) + round(3.0 * hand * len(size)) for size in sizes)
+    canvas = np.zeros((int(height * 1.5 * len(lines) + height), longest + 16), np.uint8)
+    for number, (line, size) in enumerate(zip(lines, sizes, strict=True)):
+        x, y = 8.0, height * (1.2 + 1.5 * number)
+        for letter, wide in zip(line, size, strict=True):
+            place = (round(x), round(y + hand * rng.normal()))
+            cv2.putText(canvas, letter, place, font, scale, 255, width, cv2.LINE_AA)
+            x += wide + hand * rng.uniform(0.0, 3.0)
     return canvas
+
+
+def _longhand(lines: list[str], height: float, rng: Generator) -> NDArray[np.uint8]:
+    """Words as one stroke each that goes up and down at every letter, more or less like a joined hand."""
+    wide = height * rng.uniform(0.35, 0.6)  # of a letter
+    slant = rng.uniform(0.0, 0.5)
+    width = max(1, round(height * rng.uniform(0.03, 0.09)))
+    room = int(2.0 * height)
+    canvas = np.zeros((int(1.8 * height * len(lines)) + room, int(wide * max(map(len, lines))) + 3 * room), np.uint8)
+    for number, line in enumerate(lines):
+        x, foot = height, height * (1.5 + 1.8 * number)
+        for count in (max(3, len(word)) for word in line.split(" ")):
+            ups = np.where(rng.random(count) < 0.3, 1.0, 0.45) * rng.uniform(0.85, 1.15, count)
+            downs = np.where(rng.random(count) < 0.15, 0.4, 0.0) + rng.uniform(-0.05, 0.05, count)
+            heights = np.stack([ups, ups * rng.uniform(0.7, 1.0, count), -downs, np.zeros(count)], axis=1).ravel()
+            across = np.arange(count)[:, None] + np.array([0.35, 0.1, 0.3, 0.8])  # back at the top: a loop
+            across = across.ravel() + rng.normal(0.0, 0.06, 4 * count)
+            points = np.stack([x + wide * across + slant * height * heights, foot - height * heights], axis=1)
+            cv2.polylines(canvas, [np.rint(8.0 * _rounded(points)).astype(np.int32)], False, 255, width, cv2.LINE_AA, 3)
+            x += wide * (count + 1)
+    return canvas
+
+
+def _rounded(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A smooth line past points (N, 2): a uniform quadratic B-spline."""
+    middles = (points[:-1] + points[1:]) / 2.0
+    t = np.linspace(0.0, 1.0, 8)[:, None, None]
+    start, turn, end = middles[:-1], points[1:-1], middles[1:]
+    line: NDArray[np.float64] = (1.0 - t) ** 2 * start + 2.0 * t * (1.0 - t) * turn + t**2 * end
+    return line.transpose(1, 0, 2).reshape(-1, 2)
 
 
 def _framed(text: NDArray[np.uint8], height: float, rng: Generator) -> NDArray[np.uint8]:
