@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, cast
@@ -22,7 +22,7 @@ from torch import Tensor
 from oldphoto.errors import OutOfMemoryError
 from oldphoto.memory import gigabytes, line, out_of_memory, ran_out
 from oldphoto.models import winograd
-from oldphoto.models.blocks import resized
+from oldphoto.models.blocks import in_bands, resized
 from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side
 from oldphoto.models.vae import STRIDE, Source, Vae
 from oldphoto.streaming import Streamed, Streams
@@ -313,20 +313,17 @@ def translate_in_bands(x: Tensor, mask: Tensor | None, nets: TranslationNets, tr
     encoder, decoder = nets.old_vae.encoder, nets.clean_vae.decoder
     source = source_of(x, _filled(x, mask, nets), mask, trusted)
 
-    def in_bands(reach: int, rows_of: Callable[[slice, slice], Tensor]) -> Tensor:
-        """rows_of: given rows of latents and of the photo -> as many rows of either, those of the band among them."""
-        made = []
-        height = x.shape[2] // STRIDE
-        for top in range(0, height, BAND):
-            first, last = max(0, top - reach), min(height, top + BAND + reach)
-            rows = rows_of(slice(first, last), slice(STRIDE * first, STRIDE * last))
-            scale = rows.shape[2] // (last - first)
-            made.append(rows[:, :, (top - first) * scale :][:, :, : min(BAND, height - top) * scale])
-        return torch.cat(made, dim=2)
+    def reduced(rows: slice) -> Tensor:
+        full = slice(STRIDE * rows.start, STRIDE * rows.stop)
+        return encoder.reduce(source.filled[:, :, full], source.mask[:, :, full])
 
-    latent = in_bands(encoder.reach, lambda _, full: encoder.reduce(source.filled[:, :, full], source.mask[:, :, full]))
+    def enlarged(rows: slice) -> Tensor:
+        return decoder.enlarge(latent[:, :, rows], source.rows(slice(STRIDE * rows.start, STRIDE * rows.stop)))
+
+    height = x.shape[2] // STRIDE
+    latent = in_bands(height, BAND, encoder.reach, reduced)
     latent = decoder.blocks(nets.mapping(encoder.blocks(latent), mask))
-    return in_bands(decoder.reach, lambda rows, full: decoder.enlarge(latent[:, :, rows], source.rows(full)))
+    return in_bands(height, BAND, decoder.reach, enlarged)
 
 
 def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> tuple[Tensor, Tensor]:

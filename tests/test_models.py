@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oldphoto.loading import Config, build
+from oldphoto.models import scratch_unet
 from oldphoto.models.blocks import Conv1x1, Doubling, Reflection, moments, normalise, resized
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
-from oldphoto.models.scratch_unet import BlurPool, ScratchUnetConfig
+from oldphoto.models.scratch_unet import BlurPool, ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 from oldphoto.models.vae import Source, Vae, VaeConfig
 
@@ -121,6 +122,23 @@ def test_the_reflection_for_cuda_is_torch_s(dense: torch.memory_format, pixels: 
     assert torch.equal(mine, F.pad(x, (pixels,) * 4, mode="reflect"))
     assert mine.is_contiguous(memory_format=dense)
     assert torch.autograd.gradcheck(lambda y: Reflection.apply(y, pixels), (x,))  # type: ignore[no-untyped-call]
+
+
+def test_the_detector_in_bands_with_folded_norms_equals_its_layers_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    net = ScratchUnet(ScratchUnetConfig(width=4)).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for figures in (module.running_mean, module.running_var, module.weight, module.bias):
+                assert figures is not None
+                nn.init.uniform_(figures, 0.5, 1.5)
+    x = torch.rand(1, 1, 112, 48) * 2.0 - 1.0
+    plain = net(x).detach()
+    monkeypatch.setattr(scratch_unet, "BAND", 16)
+    with torch.inference_mode():
+        assert torch.allclose(net(x), plain, atol=1e-5 * float(plain.abs().max()))
+        monkeypatch.setattr(scratch_unet, "REACH", 2)  # which can fail
+        assert not torch.allclose(net(x), plain, atol=1e-3 * float(plain.abs().max()))
 
 
 def test_a_refining_decoder_mixes_photo_and_painting_and_never_shuts_one_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -65,6 +66,21 @@ def reflect(x: Tensor, pixels: int) -> Tensor:
     if isinstance(x, Tensor) and x.is_cuda:
         return cast("Tensor", Reflection.apply(x, pixels))  # type: ignore[no-untyped-call]  # untyped in torch
     return F.pad(x, (pixels, pixels, pixels, pixels), mode="reflect")
+
+
+def in_bands(height: int, band: int, reach: int, rows_of: Callable[[slice], Tensor]) -> Tensor:
+    """A map (N, C, H, W) made `band` rows at a time, so that what it takes on the way stays in the caches, and little
+    memory is held. The same as in one piece, if what `rows_of` gives for a row sees no more than `reach` rows away.
+
+    height: rows, in the scale that `rows_of` is asked for them; it gives as many, or so many times as many.
+    """
+    made = []
+    for top in range(0, height, band):
+        first, last = max(0, top - reach), min(height, top + band + reach)
+        rows = rows_of(slice(first, last))
+        scale = rows.shape[2] // (last - first)
+        made.append(rows[:, :, (top - first) * scale :][:, :, : min(band, height - top) * scale])
+    return torch.cat(made, dim=2)
 
 
 def joined(*maps: Tensor) -> Tensor:
