@@ -177,6 +177,9 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the `oldphoto` command."""
+    from oldphoto.memory import reuse_pages
+
+    reuse_pages()
     app(prog_name="oldphoto")
 
 

@@ -1,17 +1,18 @@
 """How much memory there is, how much this process holds, and whether an error says that it ran out. No torch.
 
-The photos in work at once share it: see Line.
+The photos in work at once share it: see Line. Every command starts here: psutil is imported where it is needed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import psutil
 
 from oldphoto.errors import OldphotoError, OutOfMemoryError
 
@@ -22,6 +23,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def available() -> int:
     """Bytes that can be had without swapping, in this container where there is one."""
+    import psutil
+
     free = int(psutil.virtual_memory().available)
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
@@ -33,8 +36,30 @@ def available() -> int:
     return free if limit == "max" else max(0, min(free, int(limit) - used + int(facts.get("inactive_file", 0))))
 
 
+# mallopt(3): the names of glibc's settings.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+def reuse_pages() -> None:
+    """Have large arrays take the memory that earlier ones left, for as long as this process lasts.
+
+    By default glibc asks the system for each anew, which hands out pages one by one, cleared: a tenth of a restoration.
+    All threads use one heap, so that it stays small, and 256 MB at its end are kept. Does nothing where there is no
+    glibc, or where the user has set it up. To be called before threads are started.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+
+
 def resident() -> int:
     """Bytes of memory this process holds now."""
+    import psutil
+
     return int(psutil.Process().memory_info().rss)
 
 
