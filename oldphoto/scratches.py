@@ -45,7 +45,7 @@ class Detection:
 
 
 PUBLISHED_DETECTION = Detection(short_side=256, enlarges=True, antialias=False, threshold=0.4)
-COMPACT_DETECTION = Detection(short_side=768, enlarges=False, antialias=True, threshold=0.7)
+COMPACT_DETECTION = Detection(short_side=768, enlarges=False, antialias=True, threshold=0.6)
 
 
 def find_scratches(
