@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from oldphoto import batch, planning, weights
+from oldphoto import batch, memory, planning, weights
 from oldphoto.bench import photo
 from oldphoto.image import PHOTO_SUFFIXES
 from oldphoto.options import Options
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--processes", type=int, default=0)
     chosen = parser.parse_args()
+    memory.reuse_pages()  # as the command does
     options = Options(with_scratch=chosen.with_scratch, faces=not chosen.no_faces)
     started = time.perf_counter()
     models = Models.load(weights.resolve("compact", lambda name: compact_nets()), "cpu")
