@@ -25,6 +25,7 @@ from oldphoto.loading import (
     load_compact,
     load_published,
     load_strictly,
+    placed,
     save_compact,
 )
 from oldphoto.models.landmarks import LandmarkNetConfig
@@ -169,3 +170,15 @@ def test_a_config_of_another_kind_is_refused() -> None:
 def test_width_is_the_only_difference_between_the_sets() -> None:
     wide = replace(loading.PUBLISHED["scratch_unet"], width=2)  # type: ignore[arg-type]  # a ScratchUnetConfig
     assert set(build(wide).state_dict()) == set(build(ScratchUnetConfig(width=4)).state_dict())
+
+
+def test_wide_kernels_stay_where_the_file_is_mapped() -> None:
+    """Copies of them would double what is held; other kernels are laid out for the convolutions of torch."""
+    net = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 1), nn.Conv2d(3, 64, 3))
+    before = [(weight.data_ptr(), weight.detach().clone()) for weight in net.parameters() if weight.dim() == 4]
+    placed(net, torch.device("cpu"))
+    after = [weight for weight in net.parameters() if weight.dim() == 4]
+    assert after[0].data_ptr() == before[0][0]
+    assert after[0].is_contiguous()
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in after[1:])
+    assert all(torch.equal(weight, old) for weight, (_, old) in zip(after, before, strict=True))

@@ -70,13 +70,18 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, 
 
 def wins(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
     """Whether a convolution of stride 1 is done here more quickly than by F.conv2d, and can be: float32 on the CPU."""
-    if weight.shape[2:] != (3, 3) or min(weight.shape[:2]) < LEAST_CHANNELS:
+    if not wide(weight):
         return False
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
     height, width = (side + 2 * more - 2 for side, more in zip(x.shape[2:], padding, strict=True))
     tiles = len(x) * -(-height // STEP) * -(-width // STEP)
     return tiles >= LEAST_TILES and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+
+
+def wide(weight: Tensor) -> bool:
+    """Whether a kernel is one that is done here on the CPU, where the map is large enough."""
+    return weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= LEAST_CHANNELS
 
 
 class Kernel(NamedTuple):
