@@ -99,20 +99,22 @@ def _answers(copy: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(5, h, w) float32, the network's answers for a grey picture, strip by strip."""
     import torch
 
+    from oldphoto.models.blocks import in_bands
     from oldphoto.models.face_finder import STRIDE
 
     net = _net()
-    high, wide = (-(-side // STRIDE) * STRIDE for side in copy.shape)
-    padded = np.pad(copy, ((0, high - copy.shape[0]), (0, wide - copy.shape[1])), mode="edge")
-    strips = []
+    high, wide = (-(-side // STRIDE) for side in copy.shape)  # cells
+    spare = [(0, cells * STRIDE - side) for cells, side in zip((high, wide), copy.shape, strict=True)]
+    padded = np.pad(copy, spare, mode="edge")
+
+    def answered(rows: slice) -> torch.Tensor:
+        levels = torch.from_numpy(padded[STRIDE * rows.start : STRIDE * rows.stop]).float().div_(127.5).sub_(1.0)
+        answers: torch.Tensor = net(levels[None, None].contiguous(memory_format=torch.channels_last))
+        return answers
+
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        for top in range(0, high, STRIP):
-            first, last = max(0, top - net.reach), min(high, top + STRIP + net.reach)
-            levels = torch.from_numpy(padded[first:last]).float().div_(127.5).sub_(1.0)  # (rows, wide)
-            answers = net(levels[None, None].contiguous(memory_format=torch.channels_last))[0]
-            start = (top - first) // STRIDE
-            strips.append(answers[:, start : start + STRIP // STRIDE].numpy())
-    return np.ascontiguousarray(np.concatenate(strips, axis=1))
+        answers = in_bands(high, STRIP // STRIDE, net.reach // STRIDE, answered)
+    return np.ascontiguousarray(answers[0].numpy())
 
 
 def _apart(places: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,6 +19,8 @@ from oldphoto.errors import OldphotoError, OutOfMemoryError
 # Of the memory that is free, a photo may take this share where the user does not choose.
 DEFAULT_SHARE = 0.5
 _CGROUP = Path("/sys/fs/cgroup")
+# mallopt(3): the names of glibc's settings.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def available() -> int:
@@ -34,10 +36,6 @@ def available() -> int:
         return free
     # Cached file pages are given back when memory is asked for.
     return free if limit == "max" else max(0, min(free, int(limit) - used + int(facts.get("inactive_file", 0))))
-
-
-# mallopt(3): the names of glibc's settings.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def reuse_pages() -> None:

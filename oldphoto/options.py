@@ -71,14 +71,12 @@ class Options:
             raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
-        if self.face_strength is not None and not 0.0 <= self.face_strength <= 1.0:
-            raise UsageError(f"face strength is {self.face_strength}", "use a value from 0 to 1")
-        if self.strength is not None and not 0.0 <= self.strength <= 1.0:
-            raise UsageError(f"strength is {self.strength}", "use a value from 0 to 1")
+        strengths = {"face": self.face_strength, "": self.strength, "tone": self.tone_strength}
+        for of, share in strengths.items():
+            if share is not None and not 0.0 <= share <= 1.0:
+                raise UsageError(f"{of} strength is {share}".lstrip(), "use a value from 0 to 1")
         if self.strength is not None and self.only_damaged:
             raise UsageError("damage is repaired in full, whatever the strength", "leave one of the two out")
-        if self.tone_strength is not None and not 0.0 <= self.tone_strength <= 1.0:
-            raise UsageError(f"tone strength is {self.tone_strength}", "use a value from 0 to 1")
         if self.tone_strength and self.only_damaged:
             raise UsageError("tone is left alone where only damage is repaired", "leave one of the two out")
         if self.quality is not None and not 1 <= self.quality <= 100:

@@ -50,7 +50,6 @@ COMPACT: dict[str, Config] = {
 PEOPLE = 0.25
 GREY = 0.35  # share of photos made grey, degraded and clean alike: old photos mostly are
 GRAINY = 0.15  # share of photos with the grain of real old ones, besides what else they have
-LETTERED = 0.2  # share of photos with drawn lettering, which is no damage
 DAMAGE_MAPS = 4096
 LETTERING_MAPS = 1024
 
@@ -138,11 +137,18 @@ class Stage(ABC):
 class Aged(Stage):
     """What most stages share: crops of clean photos and of people, aged, and damage laid on them.
 
-    damaged: share of the samples that carry damage.
+    damaged, lettered: shares of the samples that carry damage, and drawn lettering, which is none.
     """
 
-    def __init__(self, folders: Folders, recipe: Recipe, device: torch.device, damaged: float = 0.5) -> None:
-        self.recipe, self.device, self.damaged = recipe, device, damaged
+    def __init__(
+        self,
+        folders: Folders,
+        recipe: Recipe,
+        device: torch.device,
+        damaged: float = 0.5,
+        lettered: float = 0.2,
+    ) -> None:
+        self.recipe, self.device, self.damaged, self.lettered = recipe, device, damaged, lettered
         least = max(256, recipe.size)
         self.photos = photos_of(folders.clean, device, 608, least)
         self.people = photos_of(folders.faces, device, 608, least)
@@ -152,13 +158,13 @@ class Aged(Stage):
         self.grain = grain_of(folders.old, device)
         self.judges: dict[str, nn.Module] = {}
 
-    def clean(self, count: int, side: int, dice: Dice, lettered: float = LETTERED) -> tuple[Tensor, Tensor]:
+    def clean(self, count: int, side: int, dice: Dice) -> tuple[Tensor, Tensor]:
         """(count, 3, side, side) in [0, 1], and the opacity of the lettering that a share of them carries."""
         people = round(PEOPLE * count)
         x = self.photos.crops(count - people, side, dice)
         if people:
             x = torch.cat([x, self.people.crops(people, side, dice)])
-        x, letters = self.lettering.laid(x, lettered, dice)
+        x, letters = self.lettering.laid(x, self.lettered, dice)
         return torch.where(dice.some(count, GREY), ageing.grey(x), x), letters
 
     def aged(self, x: Tensor, dice: Dice) -> Tensor:

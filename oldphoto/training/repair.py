@@ -34,9 +34,8 @@ from oldphoto.translation import TranslationNets, source_of, translate_latents, 
 
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2
-# Thin bright strokes are what a scratch looks like: the detector sees lettering more often than the other stages, and a
-# pixel of it counts for so many more. A thousandth of a photo is nothing to the mean otherwise.
-LETTERED, LETTERS_WEIGH = 0.5, 10.0
+# To the detector, a pixel of lettering counts for so many more: a thousandth of a photo is nothing to the mean.
+LETTERS_WEIGH = 10.0
 
 
 class VaeStage(Aged):
@@ -211,12 +210,13 @@ class ScratchStage(Aged):
     """The scratch detector, on synthetic damage over degraded photos."""
 
     def __init__(self, folders: Folders, recipe: Recipe, device: torch.device, config: Config) -> None:
-        super().__init__(folders, recipe, device, damaged=0.6)
+        # Thin bright strokes are what a scratch looks like: lettering is seen more often than in the other stages.
+        super().__init__(folders, recipe, device, damaged=0.6, lettered=0.5)
         self.nets = {"scratch_unet": fresh(config)}
 
     def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
         """grey (N, 1, S, S) in [-1, 1]; mask, letters (N, 1, S, S) in [0, 1]."""
-        clean, letters = self.clean(count, side, dice, LETTERED)
+        clean, letters = self.clean(count, side, dice)
         old, mask = self.hurt(ageing.wider_mixture(clean, dice), dice)
         old = ageing.applied(ageing.jpeg, old, dice.host.random(count) < 0.3, dice)
         return {"grey": signed(ageing.grey(old)[:, :1]), "mask": mask, "letters": letters}
