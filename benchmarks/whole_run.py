@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 OURS = """
@@ -94,28 +95,30 @@ def main() -> None:
         lock.write_text(text, encoding="utf-8")
         environment = {**os.environ, "OLDPHOTO_WEIGHTS": str(checkpoints), "HF_HOME": name, "HF_HUB_OFFLINE": "1"}
 
-        def watched(*command: str) -> tuple[float, float]:
-            """CPU seconds and peak memory in GB of one process."""
+        def watched(*command: str) -> tuple[float, float, float]:
+            """Seconds, CPU seconds, and peak memory in GB of one process."""
+            began = time.perf_counter()
             process = subprocess.Popen([sys.executable, "-c", *command], env=environment)
             _, status, used = os.wait4(process.pid, 0)
             if status:
                 raise SystemExit(f"{command[1:]} failed")
-            return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9
+            return time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9
 
-        def ours() -> tuple[float, float]:
+        def ours() -> tuple[float, float, float]:
             target = str(folder / "ours.png")
             return watched(OURS, str(lock), "restore", str(photo), "-o", target, "--model", "published", "--overwrite")
 
         ours()
         for _ in range(int((*sys.argv[4:], "2")[0])):
-            cpu, peak = ours()
-            print(f"oldphoto    {cpu:6.1f} s CPU  {peak:.2f} GB", flush=True)
-            chain = 0.0
+            seconds, cpu, peak = ours()
+            print(f"oldphoto    {seconds:6.1f} s {cpu:6.1f} s CPU  {peak:.2f} GB", flush=True)
+            chain, chain_cpu = 0.0, 0.0
             for stage in ("translation", "faces", "enhancement", "blending"):
-                one, held = watched(CHAIN, stage, str(lock), str(photo), name)
-                chain += one
-                print(f"{stage:11} {one:6.1f} s CPU  {held:.2f} GB", flush=True)
-            print(f"chain       {chain:6.1f} s CPU: {chain / cpu:.2f} x", flush=True)
+                one, one_cpu, held = watched(CHAIN, stage, str(lock), str(photo), name)
+                chain, chain_cpu = chain + one, chain_cpu + one_cpu
+                print(f"{stage:11} {one:6.1f} s {one_cpu:6.1f} s CPU  {held:.2f} GB", flush=True)
+            ratios = f"{chain / seconds:.2f} x, CPU {chain_cpu / cpu:.2f} x"
+            print(f"chain       {chain:6.1f} s {chain_cpu:6.1f} s CPU: {ratios}", flush=True)
 
 
 if __name__ == "__main__":

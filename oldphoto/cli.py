@@ -5,6 +5,8 @@ Results go to stdout, everything else to stderr. Heavy modules are imported insi
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import re
@@ -180,6 +182,7 @@ def main() -> None:
     from oldphoto.memory import reuse_pages
 
     reuse_pages()
+    atexit.register(gc.freeze)  # or the collector goes through all of torch once more at the end, for half a second
     app(prog_name="oldphoto")
 
 

@@ -353,7 +353,11 @@ def _in_python(source: Source) -> Path | None:
 
 def copies_of(file: WeightFile, *, rehash: bool = False) -> tuple[Copy, ...]:
     """Every copy of a file on this machine, each hashed; a large file seen before only where `rehash` is set."""
-    copies = []
+    return tuple(_copies(file, rehash=rehash))
+
+
+def _copies(file: WeightFile, *, rehash: bool = False) -> Iterator[Copy]:
+    # One by one: to look into the hub's cache is to load its client, which takes a quarter of a second.
     for place, path in _places(file):
         if not path.is_file():
             continue
@@ -361,8 +365,7 @@ def copies_of(file: WeightFile, *, rehash: bool = False) -> tuple[Copy, ...]:
             found = (None if rehash else _known_hash(path)) or _hash(path)
         except OSError as error:
             raise FileAccessError(f"cannot read {path}: {error.strerror or error}") from error
-        copies.append(Copy(file, path, place, found))
-    return tuple(copies)
+        yield Copy(file, path, place, found)
 
 
 def verify(files: Iterable[WeightFile]) -> dict[WeightFile, tuple[Copy, ...]]:
@@ -375,7 +378,7 @@ def cached(file: WeightFile) -> Path | None:
 
     Raises WeightsCorruptError where a file that is not ours to replace (the package's, OLDPHOTO_WEIGHTS') is wrong.
     """
-    return _verified(copies_of(file))
+    return _verified(_copies(file))
 
 
 def _verified(copies: Iterable[Copy]) -> Path | None:
@@ -514,13 +517,12 @@ def obtain(
     A wrong copy in the caches is deleted and fetched again. `connect_timeout`, in seconds, is how long each host may
     take to answer at all. Raises WeightsUnavailableError, WeightsCorruptError, FileAccessError (disk full, read-only).
     """
-    copies = copies_of(file)
-    path = _verified(copies)
+    path = _verified(_copies(file))
     if path is not None:
         return path
     if file.set == "compact":
         raise WeightsUnavailableError(f"{file.path} is missing from the package", "install oldphoto again")
-    for copy in copies:
+    for copy in copies_of(file):
         if copy.place in ("cache", "hub"):
             _delete(copy.path)
             if offline_wanted(offline):
