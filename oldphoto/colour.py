@@ -22,6 +22,8 @@ Floats = NDArray[np.float32]
 Codes = NDArray[np.uint16]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
+# What red, green and blue have of luminance: ITU-R BT.601, as JPEG and Pillow's "L".
+LUMA = np.array([0.299, 0.587, 0.114])
 # Profiles nearer to sRGB than this, in 0..1, are taken for it: less than a level of 8 bits.
 _NEAR_SRGB = 1 / 255
 # A change of this much, in 0..1, leaves nothing of what sRGB could not show of the old colour.

@@ -23,7 +23,7 @@ from torch import nn
 
 from oldphoto import memory, restraint, threads, tone, weights
 from oldphoto.blending import blend
-from oldphoto.colour import bands, from_srgb, to_srgb
+from oldphoto.colour import LUMA, bands, from_srgb, to_srgb
 from oldphoto.errors import UsageError
 from oldphoto.faces import (
     EVERYTHING,
@@ -470,5 +470,5 @@ def grey_again(pixels: Pixels) -> Pixels:
     """(H, W, 3) -> luminance in all three channels: a grey photo has no tint to gain."""
     grey = np.empty_like(pixels)
     for rows in bands(pixels):
-        grey[rows] = np.rint(pixels[rows] @ np.array([0.299, 0.587, 0.114]))[..., None]
+        grey[rows] = np.rint(pixels[rows] @ LUMA)[..., None]
     return grey

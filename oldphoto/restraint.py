@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from oldphoto.colour import LUMA
 from oldphoto.faces import EVERYTHING, Kept
 from oldphoto.tensors import Pixels
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 NET, FACE_NET = "restraint", "face_restraint"
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Levels of 255. Film grain and the blocks of a JPEG lie below, specks and the salt of salt-and-pepper beyond.
 EDGE = 6.0
 # The figures come from so many squares of so many pixels, spread over the photo: a photo of any size takes 0.1 s.
@@ -120,7 +120,7 @@ def lessened(change: Floats, keep: Kept, edge: float = EDGE) -> Floats:
 
 def raised(after: Floats, keep: Kept) -> Floats:
     """What sharpening adds to the light of a photo (H, W, 3): (H, W)."""
-    bands = detail(_light(after))
+    bands = detail(luminance(after))
     return np.asarray(sum(much * band for much, band in zip(keep.raised, bands, strict=True)), np.float32)
 
 
@@ -134,7 +134,7 @@ def parts(change: Floats, edge: float = EDGE) -> tuple[Floats, Floats, Floats, F
 
     All four sum to the change. edge: most of a small part.
     """
-    light = _light(change)
+    light = luminance(change)
     colour = change - light[..., None]
     small, small_colour = np.clip(light, -edge, edge), np.clip(colour, -edge, edge)
     return small, light - small, small_colour, colour - small_colour
@@ -155,7 +155,7 @@ def figures(before: Floats, after: Floats, mask: Mask) -> Floats:
     if not sound.any():
         sound = ~mask
     change = after - before
-    light, lighter = _light(before), _light(change)
+    light, lighter = luminance(before), luminance(change)
     other_colour = change - lighter[..., None]
     found: list[np.floating | float] = []
     for one, two in zip(*(_bands(plane, _GAUSSIANS) for plane in (light, lighter)), strict=True):
@@ -193,8 +193,9 @@ def figures(before: Floats, after: Floats, mask: Mask) -> Floats:
     return np.array(found, np.float32)
 
 
-def _light(pixels: Floats) -> Floats:
-    return np.asarray(pixels @ LUMA, np.float32)
+def luminance(pixels: Floats) -> Floats:
+    """(..., 3) -> (...), luminance."""
+    return pixels @ LUMA.astype(np.float32)
 
 
 def _log(value: np.floating | float) -> float:

@@ -117,7 +117,7 @@ class SharesStage(EstimatorStage):
         whole = restraint.repaired(hole)[..., None]
         split = [part if part.ndim == 3 else part[..., None] for part in restraint.parts(change)]
         if self.sharpens:
-            split += [band[..., None] for band in restraint.detail(after @ restraint.LUMA)]
+            split += [band[..., None] for band in restraint.detail(restraint.luminance(after))]
         free = np.stack([np.broadcast_to((1.0 - whole) * part, change.shape).ravel() for part in split])
         wanted = (clean - before - whole * change).ravel()
         return {

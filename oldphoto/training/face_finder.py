@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from oldphoto.colour import LUMA
 from oldphoto.errors import NoInputError
 from oldphoto.faces import search
 from oldphoto.loading import Config
@@ -195,7 +196,7 @@ def _moved(
 def _aged(canvas: Image, rng: Generator) -> NDArray[np.float32]:
     """(H, W, 3) in [0, 1] -> (H, W), as one of many films and years would have made it grey."""
     # Early plates see blue and green alone, some films mostly red.
-    weights = np.array([0.299, 0.587, 0.114]) if rng.random() < 0.5 else rng.dirichlet((1.0, 1.5, 1.0))
+    weights = LUMA if rng.random() < 0.5 else rng.dirichlet((1.0, 1.5, 1.0))
     grey = canvas @ weights.astype(np.float32)
     if rng.random() < 0.7:
         grey = np.clip(grey, 0.0, 1.0) ** np.float32(np.exp(rng.normal(0.0, 0.35)))
