@@ -1,16 +1,18 @@
 """One whole `oldphoto restore` with the published set, against the same networks done in the plain way of a chain.
 
-    python benchmarks/whole_run.py CHECKPOINTS PHOTO WIDTHxHEIGHT [ROUNDS]
+    python benchmarks/whole_run.py CHECKPOINTS PHOTO WIDTHxHEIGHT [ROUNDS [COPIES]]
 
 CHECKPOINTS: a folder in the published layout; stand-ins with random values serve, since speed does not depend on them.
-PHOTO is fitted to the size. The chain stands in for the published code, which is not run here: four processes that each
-import torch and read pickles, pass files on, look for faces twice, and do every layer as torch does it. It lacks what
-that code does besides: spectral norm at each call, warps of the whole photo, histograms in Python.
+PHOTO is fitted to the size. COPIES of it go through one run of ours, which is shared out among them; the chain starts
+again for each. The chain stands in for the published code, which is not run here: four processes that each import torch
+and read pickles, pass files on, look for faces twice, and do every layer as torch does it. It lacks what that code does
+besides: spectral norm at each call, warps of the whole photo, histograms in Python.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -86,8 +88,13 @@ def main() -> None:
     width, height = (int(side) for side in sys.argv[3].split("x"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        photo, lock = folder / "photo.png", folder / "weights.lock"
+        photo, lock, batch = folder / "photo.png", folder / "weights.lock", folder / "batch"
         ImageOps.fit(Image.open(sys.argv[2]).convert("RGB"), (width, height)).save(photo)
+        rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 2
+        copies = int(sys.argv[5]) if len(sys.argv) > 5 else 1
+        batch.mkdir()
+        for number in range(copies):
+            shutil.copy(photo, batch / f"{number}.png")
         text = lock_path().read_text(encoding="utf-8")
         for file in read_lock():
             if file.set == "published" and (checkpoints / file.path).is_file():
@@ -104,13 +111,14 @@ def main() -> None:
                 raise SystemExit(f"{command[1:]} failed")
             return time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9
 
-        def ours() -> tuple[float, float, float]:
-            target = str(folder / "ours.png")
-            return watched(OURS, str(lock), "restore", str(photo), "-o", target, "--model", "published", "--overwrite")
+        def ours(photos: Path) -> tuple[float, float, float]:
+            command = (OURS, str(lock), "restore", str(photos), "-o", f"{folder / 'ours'}{os.sep}", "--overwrite")
+            return watched(*command, "--model", "published")
 
-        ours()
-        for _ in range(int((*sys.argv[4:], "2")[0])):
-            seconds, cpu, peak = ours()
+        ours(photo)
+        for _ in range(rounds):
+            seconds, cpu, peak = ours(batch)
+            seconds, cpu = seconds / copies, cpu / copies
             print(f"oldphoto    {seconds:6.1f} s {cpu:6.1f} s CPU  {peak:.2f} GB", flush=True)
             chain, chain_cpu = 0.0, 0.0
             for stage in ("translation", "faces", "enhancement", "blending"):
