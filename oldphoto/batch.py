@@ -122,7 +122,7 @@ def work_with(
     def restore_one(photo: Photo, mask: NDArray[np.bool_] | None) -> Restoration:
         if tell is not None:
             damaged = mask is not None or options.with_scratch
-            way = plan((photo.width, photo.height), photo.depth, damaged, models, options)
+            way = plan(photo, damaged, models, options)
             tell(f"translating {photo.width} x {photo.height} pixels {way}")
         return restore(photo, models, options, mask)
 

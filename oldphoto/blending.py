@@ -55,12 +55,15 @@ LEAST_MISSING = 0.1
 def blend(pixels: PhotoPixels, faces: Sequence[Face], config: BlendConfig | None = None) -> PhotoPixels:
     """The photo with its enhanced faces put in. pixels: (H, W, 3) uint8 or uint16 RGB -> the same shape and dtype.
 
-    Faces without `after` are left out. Pixels outside the feathered areas are bit-identical; the input is not changed.
+    Faces without `after` are left out, and without any the input itself is returned. Pixels outside the feathered areas
+    are bit-identical; the input is not changed.
     """
+    enhanced = [face for face in faces if face.after is not None]
+    if not enhanced:
+        return pixels
     config = config or BlendConfig()
     height, width = pixels.shape[:2]
     full = float(np.iinfo(pixels.dtype).max)
-    enhanced = [face for face in faces if face.after is not None]
     masks = [soft_mask(face, width, height, config) for face in enhanced]
     result = pixels.copy()
     for number, (face, (region, mask)) in enumerate(zip(enhanced, masks, strict=True)):

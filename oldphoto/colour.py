@@ -43,6 +43,11 @@ class Space:
     from_srgb: Callable[[Codes], Floats]
 
 
+def is_srgb(icc: bytes | None) -> bool:
+    """Whether to_srgb gives the pixels themselves."""
+    return _space(icc) is None
+
+
 def to_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
     """(H, W, 3) in the colours of a profile -> (H, W, 3) sRGB as uint16; the pixels themselves if they are sRGB.
 
@@ -81,6 +86,16 @@ def from_srgb(before: Pixels, after: Pixels, pixels: Pixels, icc: bytes | None) 
         same = (change == 0).reshape(out[rows].shape[:2])
         out[rows][same] = pixels[rows][same]
     return out
+
+
+def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    """(H, W, C) of 8 or 16 bits a sample with 8, rounded; the samples themselves if they are of 8 already."""
+    if pixels.dtype == np.uint8:
+        return cast("NDArray[np.uint8]", pixels)
+    made = np.empty(pixels.shape, np.uint8)
+    for rows in bands(pixels):
+        made[rows] = (pixels[rows].astype(np.uint32) + 128) // 257  # 65535 is 257 times 255
+    return made
 
 
 def bands(pixels: Pixels) -> list[slice]:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import dlib
 import numpy as np
 import numpy.typing as npt
 
+from oldphoto.colour import eight_bits
 from oldphoto.errors import WeightsCorruptError
 from oldphoto.finder import propose
 
@@ -409,13 +410,6 @@ def cut_out(pixels: Pixels, matrix: Matrix, size: int) -> Pixels:
     lower = framed[y0 + 1, x0] * (1.0 - right_share) + framed[y0 + 1, x0 + 1] * right_share
     crop: Pixels = np.rint(upper * (1.0 - down_share) + lower * down_share).astype(np.uint8)
     return crop
-
-
-def eight_bits(pixels: Pixels | npt.NDArray[np.uint16]) -> Pixels:
-    """A picture of 8 or 16 bits a sample with 8."""
-    if pixels.dtype == np.uint8:
-        return cast("Pixels", pixels)
-    return np.rint(pixels / 257.0).astype(np.uint8)
 
 
 def detect_faces(pixels: Pixels | npt.NDArray[np.uint16], detector: Detector | None = None) -> list[Detection]:

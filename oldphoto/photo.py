@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from oldphoto.colour import Pixels, cmyk_to_rgb, rgb_to_cmyk
+from oldphoto.colour import Pixels, cmyk_to_rgb, eight_bits, rgb_to_cmyk
 from oldphoto.decoders import as_bad_image, quiet
 from oldphoto.errors import BadImageError
 from oldphoto.exif import bytes_or_none, exif_block, pair_or_none, settle_orientation
@@ -152,10 +152,7 @@ class Photo:
 
     def to_pillow(self) -> Image.Image:
         """The photo as an 8-bit Pillow image: L, LA, RGB or RGBA, without metadata."""
-        samples = samples_of(self, slice(None))
-        if samples.dtype == np.uint16:
-            # 65535 is 257 times 255; in blocks of rows this would save memory that a 16-bit photo has already used.
-            samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        samples = eight_bits(samples_of(self, slice(None)))
         return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from oldphoto import memory, restraint, threads, tone, weights
 from oldphoto.blending import blend
-from oldphoto.colour import LUMA, bands, from_srgb, to_srgb
+from oldphoto.colour import LUMA, bands, eight_bits, from_srgb, is_srgb, to_srgb
 from oldphoto.errors import UsageError
 from oldphoto.faces import (
     EVERYTHING,
@@ -34,7 +34,6 @@ from oldphoto.faces import (
     cnn_detector,
     cut_faces,
     detect_faces,
-    eight_bits,
     enhance_faces,
     joined,
 )
@@ -118,11 +117,11 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         with _timed(seconds, "translation"):
             toned, undone = _toned(seen, mask, models, options)
             nets = models.translation(damaged, large)
-            translated = translate_photo(toned, mask, nets, models.device, way, trusted=trusted)
-            pixels = translated.pixels
+            pixels, done, told = translate_photo(toned, mask, nets, models.device, way, trusted=trusted)
             keep = _kept(toned, pixels, mask, models, options)
             if keep is not None:
                 pixels = kept(toned, pixels, mask, keep)
+            del toned  # a copy as large as the photo
         faces: tuple[Face, ...] = ()
         if options.enhances_faces:
             with _timed(seconds, "faces"):
@@ -136,10 +135,10 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
             pixels = np.where(mask[..., None], pixels, photo.pixels)
     missing = [number for number in options.only_faces + options.skip_faces if number > len(faces)]
     warnings = (
-        *translated.warnings,
+        *told,
         *(f"there is no face {number}: {len(faces)} were found" for number in missing),
     )
-    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, translated.plan, undone, keep, warnings)
+    return Restoration(photo.with_pixels(pixels), mask, faces, seconds, done, undone, keep, warnings)
 
 
 def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) -> tuple[Pixels, Tone | None]:
@@ -206,13 +205,19 @@ def enhanced_faces(faces: Sequence[Face], models: Models, options: Options, size
     return enhance_faces(faces, models.face_generator(size), str(models.device), FACES_AT_ONCE, used)
 
 
-def plan(size: tuple[int, int], depth: int, damaged: bool, models: Models, options: Options) -> Plan:
-    """How a photo of (width, height) and 8 or 16 bits would be translated, and the memory and disk that takes.
+def plan(photo: Photo, damaged: bool, models: Models, options: Options) -> Plan:
+    """How a photo would be translated, and the memory and disk that takes.
 
     damaged: there is a mask, or scratches are looked for. Raises OutOfMemoryError where it cannot be done.
     """
-    nets = models.translation(damaged, options.large(*size))
-    return plan_translation((size[1], size[0]), depth, damaged, nets, models.device, limit(options.max_memory))
+    nets = models.translation(damaged, options.large(photo.width, photo.height))
+    converted = not is_srgb(photo.icc)
+    depth = 16 if converted else photo.depth
+    # The photo in sRGB, and with its fading undone.
+    copies = converted + options.restores_tone(unasked=not models.published)
+    beside = copies * photo.width * photo.height * 3 * depth // 8
+    size, most = (photo.height, photo.width), limit(options.max_memory)
+    return plan_translation(size, depth, damaged, nets, models.device, most, beside=beside)
 
 
 @contextmanager
@@ -220,7 +225,7 @@ def _admitted(photo: Photo, damaged: bool, models: Models, options: Options) -> 
     """How the photo is translated, once there is memory for it. Where there is room for few such photos, each gets more
     of the processor."""
     most = limit(options.max_memory)
-    way = plan((photo.width, photo.height), photo.depth, damaged, models, options)
+    way = plan(photo, damaged, models, options)
     need = max(0, way.memory - memory.line.held())
     with memory.line.admitted(need, most) as fit, threads.no_more_at_once(fit):
         yield way

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -98,8 +98,7 @@ class Plan:
         return f"{way}: up to {gigabytes(self.memory)} of memory{disk}"
 
 
-@dataclass(frozen=True)
-class Translated:
+class Translated(NamedTuple):
     """The translated photo, (H, W, 3) of the input's depth; how it was done; and what the user should know of it."""
 
     pixels: Pixels
@@ -108,15 +107,24 @@ class Translated:
 
 
 def plan_translation(
-    size: tuple[int, int], depth: int, damaged: bool, nets: TranslationNets, device: torch.device, limit: int
+    size: tuple[int, int],
+    depth: int,
+    damaged: bool,
+    nets: TranslationNets,
+    device: torch.device,
+    limit: int,
+    *,
+    beside: int = 0,
 ) -> Plan:
     """How to translate a photo of (height, width) and 8 or 16 bits, the process staying below `limit` bytes.
 
+    beside: bytes of what else will be held meanwhile, beside what the process holds now and the translated photo.
     The way does not change the result: strips equal the whole to rounding. Raises OutOfMemoryError, which says what
     would do, if not even the thinnest strips fit, or if there is no room for the temporary files.
     """
     height, width = _padded_size(size, nets)
-    held = line.held() + height * width * (3 * depth // 8 + (10 if damaged else 0))
+    copy = height * width * 3 * depth // 8
+    held = line.held() + beside + copy + (height * width * 10 if damaged else 0)
     if device.type == "cpu":
         held += winograd.memory(max(nets.mapping.config.channels))
     room = int((limit - held) * GIVEN_OUT)
@@ -130,11 +138,12 @@ def plan_translation(
         while _smaller(tile) > 3 * nets.reach and TILE_PIXEL * tile**2 > room:
             tile = _smaller(tile)
         sides = (min(side, tile) for side in (height, width))
-        return Plan("tiles", held + TILE_PIXEL * math.prod(sides), tile=tile)
+        # Afterwards a copy is made where changes are kept in part, and again where faces are put in.
+        return Plan("tiles", held + max(TILE_PIXEL * math.prod(sides), copy), tile=tile)
     dry = _dry_run(height, width, damaged, nets, 0, 0)
     whole = WHOLE_MAPS * dry.largest_map + (ATTENTION_MEMORY if damaged else 0)
     if whole <= most_whole:
-        return Plan("whole", held + round(whole))
+        return Plan("whole", held + max(round(whole), copy))
     strips = max(min(room // 3, MOST_STRIPS), dry.least_strip)
     maps = room - strips - (ATTENTION_MEMORY if damaged else 0)
     if maps < 0:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from oldphoto import pipeline
-from oldphoto.colour import cmyk_to_rgb, from_srgb, rgb_to_cmyk, to_srgb
+from oldphoto.colour import cmyk_to_rgb, eight_bits, from_srgb, rgb_to_cmyk, to_srgb
 from oldphoto.image import read_photo, write_photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, restore
@@ -192,7 +192,7 @@ class Glass:
         self.seen: NDArray[np.float64] | None = None
         self.factor = factor
         monkeypatch.setattr(pipeline, "translate_photo", self.translate)
-        monkeypatch.setattr(pipeline, "plan_translation", lambda *_: Plan("whole", 0))
+        monkeypatch.setattr(pipeline, "plan_translation", lambda *_, **__: Plan("whole", 0))
         monkeypatch.setattr(Models, "translation", lambda *a, **k: None)
 
     def translate(self, pixels: Pixels, *rest: Any, **options: Any) -> Translated:
@@ -247,3 +247,10 @@ def test_a_restored_sixteen_bit_photo_has_more_than_256_levels(
         counts, _ = np.histogram(tifffile.imread(tmp_path / "out.tif")[..., 1], bins=65536, range=(0, 65536))
         assert (counts > 0).sum() > 4000
     assert np.abs(ramp.astype(int) - picture(3, np.uint16).astype(int).mean()).max() > 0
+
+
+def test_sixteen_bits_become_the_nearest_eight() -> None:
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    assert np.array_equal(eight_bits(every), np.rint(every / 257.0))
+    few = eight_bits(every)
+    assert eight_bits(few) is few

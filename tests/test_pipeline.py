@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +27,7 @@ from oldphoto.errors import OutOfMemoryError, UsageError
 from oldphoto.faces import detect_faces
 from oldphoto.image import Photo, read_photo, write_photo
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, Restorer, choose_device, grey_again, restore
+from oldphoto.pipeline import Models, Restorer, choose_device, grey_again, plan, restore
 from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
 from oldphoto.translation import Plan, Translated
 from tests.pictures import adobe_rgb, press_profile, prophoto_rgb, saved, tiff
@@ -318,6 +320,32 @@ def test_memory_running_out_beside_another_photo_is_told_of_the_photo_it_met(
     assert sorted(met) == [(96, 1280), (104, 960), (104, 1280)]
 
 
+def test_the_plan_counts_every_copy_of_the_photo(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.line, "held", lambda: 0)
+    photo = Photo.from_array(np.zeros((3000, 4000, 3), np.uint8))
+    converted = replace(photo, metadata=replace(photo.metadata, icc=adobe_rgb()))
+    deep = Photo.from_array(np.zeros((3000, 4000, 3), np.uint16))
+    untoned, copy = Options(tone_strength=0.0), photo.pixels.nbytes
+    plain = plan(photo, False, models, untoned).memory
+    assert plan(photo, False, models, Options()).memory == plain + copy
+    assert plan(deep, False, models, untoned).memory == plain + copy
+    # Between its colours and sRGB a photo has 16 bits.
+    assert plan(converted, False, models, untoned).memory == plain + 3 * copy
+    assert plan(converted, False, models, Options()).memory == plain + 5 * copy
+
+
+def test_copies_of_a_deep_photo_are_few(models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photo restored, freed of fading, and kept in part; and what finding faces takes."""
+    pixels = np.tile(couple.pixels, (2, 2, 1))[:1500, :2000].astype(np.uint16) * np.uint16(257)
+    photo = Photo.from_array(pixels)
+    monkeypatch.setattr("oldphoto.pipeline.translate_photo", lambda x, *_, **__: Translated(x // 2, WHOLE))
+    tracemalloc.start()
+    restore(photo, models, Options(tone_strength=0.5))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * photo.pixels.nbytes + (50 << 20)
+
+
 def test_photos_wait_for_each_other_where_memory_is_short(
     tmp_path: Path, models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
@@ -334,7 +362,7 @@ def test_photos_wait_for_each_other_where_memory_is_short(
     most: list[tuple[int, int]] = []
     need = 1 << 30
     monkeypatch.setattr("oldphoto.pipeline.translate_photo", watched)
-    monkeypatch.setattr("oldphoto.pipeline.plan_translation", lambda *_: Plan("whole", memory.line.held() + need))
+    monkeypatch.setattr("oldphoto.pipeline.plan_translation", lambda *_, **__: Plan("whole", memory.line.held() + need))
     (tmp_path / "in").mkdir()
     for number in range(4):
         write_photo(crop(couple, 32, 32), tmp_path / f"in/{number}.png")
