@@ -37,11 +37,13 @@ class Kept(NamedTuple):
     """What is used of a network's change.
 
     shares: 0..1, of small and large changes of light, of small and large ones of colour. raised: how much is added of
-    the result's three finest bands of light, finest first; 0 leaves them as they are.
+    the result's three finest bands of light, finest first; 0 leaves them as they are. specks: whether large changes
+    that stand alone are used in full.
     """
 
     shares: tuple[float, float, float, float]
     raised: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    specks: bool = False
 
 
 EVERYTHING = Kept((1.0, 1.0, 1.0, 1.0))

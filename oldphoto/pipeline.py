@@ -151,16 +151,13 @@ def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) ->
 
 def _kept(before: Pixels, after: Pixels, mask: Mask | None, models: Models, options: Options) -> Kept | None:
     """What is kept of the changes: as much as the user says, or what the set judges right; the published one has no
-    such judgement, and all is kept. Where there is damage, large changes are kept in full: they are the specks that no
-    mask names."""
+    such judgement, and all is kept."""
     if options.only_damaged:
         return None
     if (given := _unjudged(options.strength, models)) is not None:
         return given
-    (small, large, colour, more), finest = judged(before, after, mask, models.estimator(restraint.NET))
-    if mask is not None:
-        large = more = 1.0
-    return Kept((small, large, colour, more), finest if options.sharpen else (0.0, 0.0, 0.0))
+    keep = judged(before, after, mask, models.estimator(restraint.NET))
+    return keep if options.sharpen else keep._replace(raised=(0.0, 0.0, 0.0))
 
 
 def _unjudged(strength: float | None, models: Models) -> Kept | None:

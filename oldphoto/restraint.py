@@ -3,7 +3,7 @@
 A network that mends noise also changes what needed no mending. The change is split into light and colour, and each into
 what is small, up to EDGE levels, and what goes beyond. Of each of the four a share is kept, between 0 and 1, one for
 the whole photo, which a small network judges from figures about photo and change. What was repaired as damage is kept
-in full.
+in full; and where there is damage, so are large changes that stand alone, which are the specks that no mask names.
 
 Whether a photo is blurred is a matter of all of it, too. So the same judge says by how much the finest bands of the
 result's light are raised, freed of noise as they are; not where damage was repaired. Of each face and what the face
@@ -49,6 +49,9 @@ SHARES = 4
 FIGURES = 6 * len(_GAUSSIANS) + 8 + 6 * len(_RINGS) + 8 + 3 * len(SHARPENED)
 ROWS_AT_ONCE = 128
 RIM = 3
+# Large changes stand alone where less than this share of the pixels about them, in a square of that side, is changed
+# so: specks do, the hairs of a beard and the blades of turf do not.
+ALONE, ALONE_SIDE = 0.1, 33
 
 
 def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> Kept:
@@ -71,7 +74,8 @@ def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> 
     answers = net.answers(np.stack(looks))
     much = answers.clip(0.0, MOST[: answers.shape[1]]).mean(axis=0)
     small, large, colour, more, *finest = (round(float(answer), 4) for answer in much)
-    return Kept((small, large, colour, more), (finest[0], finest[1], finest[2]) if finest else (0.0, 0.0, 0.0))
+    sharper = (finest[0], finest[1], finest[2]) if finest else (0.0, 0.0, 0.0)
+    return Kept((small, large, colour, more), sharper, specks=mask is not None)
 
 
 def _looks(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -99,6 +103,12 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, keep: Kept) -> Pixels
         old, new = np.asarray(before[rows], np.float32), np.asarray(after[rows], np.float32)
         change = new - old
         less = lessened(change, keep, edge)
+        if keep.specks and mask is not None:
+            above = min(start, ALONE_SIDE // 2)
+            around = slice(start - above, start + ROWS_AT_ONCE + ALONE_SIDE // 2)
+            specks = alone(before[around], after[around], mask[around], edge)[above : above + len(old), :, None]
+            small, _, colour, _ = keep.shares
+            less = np.where(specks, lessened(change, keep._replace(shares=(small, 1.0, colour, 1.0)), edge), less)
         if any(keep.raised):
             above = min(start, REACH)
             near = np.asarray(after[start - above : start + ROWS_AT_ONCE + REACH], np.float32)
@@ -109,6 +119,15 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, keep: Kept) -> Pixels
             less += whole * (change - less)
         out[rows] = np.clip(np.rint(old + less), 0, top)
     return out
+
+
+def alone(before: Pixels, after: Pixels, mask: Mask, edge: float = EDGE) -> Mask:
+    """Where large changes of light, outside of the mask, are few: (H, W). Sees half of ALONE_SIDE far."""
+    light = luminance(np.asarray(after, np.float32) - np.asarray(before, np.float32))
+    large = ((np.abs(light) > edge) & ~mask).astype(np.uint8)
+    side = (ALONE_SIDE, ALONE_SIDE)
+    count = cv2.boxFilter(large, cv2.CV_32S, side, normalize=False, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(count < ALONE * ALONE_SIDE**2)
 
 
 def lessened(change: Floats, keep: Kept, edge: float = EDGE) -> Floats:

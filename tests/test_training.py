@@ -238,7 +238,7 @@ def test_likeness_counts_photos_between_their_errors_and_equally() -> None:
     good = 0.05 * bad
 
     def total(a: float, b: float) -> float:
-        return float(torch.stack(list(likeness(torch.cat([a * good, b * bad]), true).values())).sum())
+        return float(torch.stack(list(likeness(torch.cat([a * good, b * bad]), true, 0.03).values())).sum())
 
     worth = (total(1.0, 1.0) - total(0.9, 1.0)) / (total(1.0, 1.0) - total(1.0, 0.9))
     assert 0.3 < worth < 0.9

@@ -44,6 +44,7 @@ from oldphoto.translation import translate_whole
 FACE_SIDES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 FACE_SIDE_CHANCES = (0.06, 0.14, 0.2, 0.2, 0.16, 0.12, 0.12)
 KEPT_FROM_IT = 8  # one face in so many
+FLOOR = 0.03  # four levels of 255; see `likeness`
 FACES_AT_ONCE = 4
 # A thousand faces are soon known by heart. Share of the crops that are of any photo, with hair and cloth as those of
 # faces have; and how faces are varied: standard deviation of their turn in degrees, the range of their size, the most
@@ -139,7 +140,7 @@ class FaceStage(Stage):
         made = self.nets[self.file](batch["old"])
         judge = self.judges["picture"]
         real, fake = judge(batch["clean"]), judge(made)
-        mine = likeness(made, batch["clean"]) | {
+        mine = likeness(made, batch["clean"], FLOOR) | {
             "features": 2.0 * feature_matching(real, fake),
             "gan": 0.05 * deceive(fake),
         }

@@ -56,20 +56,20 @@ def edges(a: Tensor, b: Tensor) -> Tensor:
     return dx.abs().mean(dim=(1, 2, 3)) + dy.abs().mean(dim=(1, 2, 3))
 
 
-def likeness(made: Tensor, true: Tensor) -> dict[str, Tensor]:
+def likeness(made: Tensor, true: Tensor, floor: float) -> dict[str, Tensor]:
     """Errors of pictures (N, 3, H, W) in [-1, 1], each counted by the logarithm of itself and a floor.
 
     Counted as they are, the worst photos would drown the others, and the network would harm what hardly needs it;
     counted by their logarithm alone, as PSNR does, a photo that is all but perfect would weigh more than ten bad ones,
     and the network would learn to leave everything alone (tried: undamaged photos at 55 dB, and noise left in the
-    others). The floor, of four levels of 255, lies between.
+    others). floor: a mean difference, in the pictures' units, below which errors are all much the same.
     """
     wrong = made.float() - true
     l1, squares = wrong.abs().mean(dim=(1, 2, 3)), wrong.square().mean(dim=(1, 2, 3))
     return {
-        "l1": torch.log(l1 + 0.03).mean(),
-        "squares": 0.25 * torch.log(squares + 1.5e-3).mean(),
-        "edges": 0.25 * torch.log(edges(made.float(), true) + 0.04).mean(),
+        "l1": torch.log(l1 + floor).mean(),
+        "squares": 0.25 * torch.log(squares + (1.28 * floor) ** 2).mean(),
+        "edges": 0.25 * torch.log(edges(made.float(), true) + 1.3 * floor).mean(),
     }
 
 

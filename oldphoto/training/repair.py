@@ -36,6 +36,8 @@ from oldphoto.translation import TranslationNets, source_of, translate_latents, 
 LATENT_NOISE = 0.2
 # To the detector, a pixel of lettering counts for so many more: a thousandth of a photo is nothing to the mean.
 LETTERS_WEIGH = 10.0
+# See `likeness`: 13 levels of 255. What a sound photo loses weighs little, since `restraint` keeps it from harm.
+FINETUNE_FLOOR = 0.1
 
 
 class VaeStage(Aged):
@@ -186,10 +188,10 @@ class FinetuneStage(Aged):
         filled, latent = translate_latents(old, mask, nets)
         decoder, clean = nets.clean_vae.decoder, batch["clean"]
         features, painted = decoder.paint(decoder.blocks(latent))
-        terms = {"painted": 0.1 * torch.stack(list(likeness(painted, clean).values())).sum()}
+        terms = {"painted": 0.1 * torch.stack(list(likeness(painted, clean, FINETUNE_FLOOR).values())).sum()}
         if decoder.refine is not None:
             made = decoder.refine(features, painted, source_of(old, filled, mask, batch["trusted"] > 0))
-            terms |= likeness(made, clean)
+            terms |= likeness(made, clean, FINETUNE_FLOOR)
         return terms, {}
 
     @torch.no_grad()
