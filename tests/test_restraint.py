@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -199,7 +200,6 @@ def test_specks_that_no_mask_names_go_where_there_is_damage(models: Models, phot
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_large_changes_are_kept_in_full_where_they_stand_alone(dtype: type) -> None:
     """As scipy's mean over a square says, in bands and at the edges, too."""
-    ndimage = pytest.importorskip("scipy.ndimage")
     scale = np.iinfo(dtype).max // 255
     rng = np.random.default_rng(9)
     before: Any = np.full((300, 90, 3), 100 * scale, dtype)
@@ -208,12 +208,12 @@ def test_large_changes_are_kept_in_full_where_they_stand_alone(dtype: type) -> N
     after = before + (hit[..., None] * 50 * scale).astype(dtype)
     mask = np.zeros((300, 90), np.bool_)
     mask[40:60, 10:30] = True
-    few = ndimage.uniform_filter((hit & ~mask).astype(np.float64), 33, mode="reflect") < 0.1 - 1e-9
+    few = scipy.ndimage.uniform_filter((hit & ~mask).astype(np.float64), 33, mode="reflect") < 0.1 - 1e-9
     assert few.any()
     assert not few.all()
     nothing = (0.0, 0.0, 0.0, 0.0)
     done = kept(before, after, mask, Kept(nothing, specks=True))
-    sound = ndimage.distance_transform_cdt(~mask, "chessboard") > 4
+    sound = scipy.ndimage.distance_transform_cdt(~mask, "chessboard") > 4
     expected = np.where((few & hit)[..., None], 44 * scale, 0)
     assert np.abs((done.astype(int) - before - expected)[sound]).max() <= scale
     assert np.array_equal(kept(before, after, mask, Kept(nothing))[sound], before[sound])
