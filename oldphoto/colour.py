@@ -98,6 +98,11 @@ def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
     return made
 
 
+def luminance(pixels: Floats) -> Floats:
+    """(..., 3) -> (...), in the units of the pixels."""
+    return pixels @ LUMA.astype(np.float32)
+
+
 def bands(pixels: Pixels) -> list[slice]:
     """Rows of (H, W, 3) that may be worked on at once."""
     step = max(1, _AT_ONCE // pixels.shape[1])

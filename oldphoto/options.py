@@ -71,10 +71,10 @@ class Options:
             raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
-        strengths = {"face": self.face_strength, "": self.strength, "tone": self.tone_strength}
-        for of, share in strengths.items():
+        shares = {"face strength": self.face_strength, "strength": self.strength, "tone strength": self.tone_strength}
+        for name, share in shares.items():
             if share is not None and not 0.0 <= share <= 1.0:
-                raise UsageError(f"{of} strength is {share}".lstrip(), "use a value from 0 to 1")
+                raise UsageError(f"{name} is {share}", "use a value from 0 to 1")
         if self.strength is not None and self.only_damaged:
             raise UsageError("damage is repaired in full, whatever the strength", "leave one of the two out")
         if self.tone_strength and self.only_damaged:

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.colour import LUMA
+from oldphoto.colour import luminance
 from oldphoto.faces import EVERYTHING, Kept
 from oldphoto.tensors import Pixels
 
@@ -102,23 +102,25 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, keep: Kept) -> Pixels
         rows = slice(start, start + ROWS_AT_ONCE)
         old, new = np.asarray(before[rows], np.float32), np.asarray(after[rows], np.float32)
         change = new - old
-        less = lessened(change, keep, edge)
+        specks = None
         if keep.specks and mask is not None:
-            above = min(start, ALONE_SIDE // 2)
-            around = slice(start - above, start + ROWS_AT_ONCE + ALONE_SIDE // 2)
-            specks = alone(before[around], after[around], mask[around], edge)[above : above + len(old), :, None]
-            small, _, colour, _ = keep.shares
-            less = np.where(specks, lessened(change, keep._replace(shares=(small, 1.0, colour, 1.0)), edge), less)
+            around, own = _about(start, ALONE_SIDE // 2)
+            specks = alone(before[around], after[around], mask[around], edge)[own]
+        less = lessened(change, keep, edge, specks)
         if any(keep.raised):
-            above = min(start, REACH)
-            near = np.asarray(after[start - above : start + ROWS_AT_ONCE + REACH], np.float32)
-            less += raised(near, keep)[above : above + len(old), :, None]
+            around, own = _about(start, REACH)
+            less += raised(np.asarray(after[around], np.float32), keep)[own][..., None]
         if mask is not None:
-            above = min(start, RIM)
-            whole = repaired(mask[start - above : start + ROWS_AT_ONCE + RIM])[above : above + len(old), :, None]
-            less += whole * (change - less)
+            around, own = _about(start, RIM)
+            less += repaired(mask[around])[own][..., None] * (change - less)
         out[rows] = np.clip(np.rint(old + less), 0, top)
     return out
+
+
+def _about(start: int, reach: int) -> tuple[slice, slice]:
+    """What some rows at once depend on that see `reach` rows far: those rows, and which of them they are themselves."""
+    above = min(start, reach)
+    return slice(start - above, start + ROWS_AT_ONCE + reach), slice(above, above + ROWS_AT_ONCE)
 
 
 def alone(before: Pixels, after: Pixels, mask: Mask, edge: float = EDGE) -> Mask:
@@ -130,11 +132,15 @@ def alone(before: Pixels, after: Pixels, mask: Mask, edge: float = EDGE) -> Mask
     return np.asarray(count < ALONE * ALONE_SIDE**2)
 
 
-def lessened(change: Floats, keep: Kept, edge: float = EDGE) -> Floats:
-    """The shares to keep of the parts of a change (H, W, 3), summed. edge: see `parts`."""
+def lessened(change: Floats, keep: Kept, edge: float = EDGE, specks: Mask | None = None) -> Floats:
+    """The shares to keep of the parts of a change (H, W, 3), summed. edge: see `parts`. specks: (H, W), where all of
+    what is large is kept."""
     small_light, large_light, small_colour, large_colour = parts(change, edge)
-    light = (keep.shares[0] * small_light + keep.shares[1] * large_light)[..., None]
-    return np.asarray(light + keep.shares[2] * small_colour + keep.shares[3] * large_colour, np.float32)
+    small, large, colour, more = (np.full(change.shape[:2], share, np.float32) for share in keep.shares)
+    if specks is not None:
+        large[specks] = more[specks] = 1.0
+    light = (small * small_light + large * large_light)[..., None]
+    return np.asarray(light + colour[..., None] * small_colour + more[..., None] * large_colour, np.float32)
 
 
 def raised(after: Floats, keep: Kept) -> Floats:
@@ -210,11 +216,6 @@ def figures(before: Floats, after: Floats, mask: Mask) -> Floats:
         *np.percentile(light[sound], (1.0, 99.0)) / 255.0,
     ]
     return np.array(found, np.float32)
-
-
-def luminance(pixels: Floats) -> Floats:
-    """(..., 3) -> (...), luminance."""
-    return pixels @ LUMA.astype(np.float32)
 
 
 def _log(value: np.floating | float) -> float:

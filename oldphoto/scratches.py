@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from oldphoto.colour import LUMA, bands
+from oldphoto.colour import bands, luminance
 from oldphoto.models.scratch_unet import MULTIPLE
 from oldphoto.tensors import Pixels
 
@@ -73,7 +73,7 @@ def grey_tensor(pixels: Pixels) -> Tensor:
             r, g, b = (pixels[rows, :, i].astype(np.uint32) for i in range(3))
             grey[rows] = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
         else:
-            grey[rows] = pixels[rows].astype(np.float32) @ LUMA.astype(np.float32)
+            grey[rows] = luminance(pixels[rows].astype(np.float32))
     grey /= np.float32(np.iinfo(pixels.dtype).max / 2)
     grey -= np.float32(1.0)
     return torch.from_numpy(grey)[None, None]

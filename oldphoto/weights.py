@@ -523,7 +523,8 @@ def obtain(
     if file.set == "compact":
         raise WeightsUnavailableError(f"{file.path} is missing from the package", "install oldphoto again")
     for copy in copies_of(file):
-        if copy.place in ("cache", "hub"):
+        # Looked for again: by now another process may have fetched a right one.
+        if not copy.right and copy.place in ("cache", "hub"):
             _delete(copy.path)
             if offline_wanted(offline):
                 raise _corrupt(file, copy.path, copy.found, "it was deleted; fetch or import it again")

@@ -13,6 +13,7 @@ import scipy.ndimage
 import skimage.data
 
 from oldphoto import restraint, weights
+from oldphoto.colour import luminance
 from oldphoto.errors import UsageError
 from oldphoto.faces import EVERYTHING, Kept
 from oldphoto.image import Photo
@@ -43,7 +44,7 @@ def test_the_four_parts_sum_to_the_change() -> None:
     assert np.allclose(light[..., None] + more_light[..., None] + colour + more_colour, change, atol=1e-3)
     assert max(np.abs(light).max(), np.abs(colour).max()) == pytest.approx(6.0)
     # Colour has no light of its own.
-    assert np.abs(restraint.luminance(colour + more_colour)).max() < 1e-3
+    assert np.abs(luminance(colour + more_colour)).max() < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -342,6 +342,17 @@ def test_slow_transfer_reports_bytes(hub: HubServer) -> None:
     assert seen[-1] == len(data)
 
 
+def test_what_another_process_fetched_meanwhile_is_not_deleted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = weights.obtain(weight())
+    requests = len(hub.gets(VAE))
+    really, asked = weights._verified, iter([True])
+    # The first look comes before the other's file.
+    monkeypatch.setattr(weights, "_verified", lambda copies: None if next(asked, False) else really(copies))
+    assert weights.obtain(weight()) == path
+    assert path.read_bytes() == DATA
+    assert len(hub.gets(VAE)) == requests
+
+
 def test_wrong_bytes_once_are_fetched_again(hub: HubServer) -> None:
     hub.faults["latest_net_G.pth"].bodies = [OTHER]
     assert weights.obtain(weight()).read_bytes() == DATA

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from oldphoto import restraint, tone
+from oldphoto.colour import luminance
 from oldphoto.loading import placed
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.spade import FaceGenerator
@@ -117,7 +118,7 @@ class SharesStage(EstimatorStage):
         whole = restraint.repaired(hole)[..., None]
         split = [part if part.ndim == 3 else part[..., None] for part in restraint.parts(change)]
         if self.sharpens:
-            split += [band[..., None] for band in restraint.detail(restraint.luminance(after))]
+            split += [band[..., None] for band in restraint.detail(luminance(after))]
         free = np.stack([np.broadcast_to((1.0 - whole) * part, change.shape).ravel() for part in split])
         wanted = (clean - before - whole * change).ravel()
         return {
