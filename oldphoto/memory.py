@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import os
 import sys
 import threading
@@ -52,6 +53,27 @@ def reuse_pages() -> None:
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+
+
+def make_room(need: int, most: int) -> None:
+    """Give back what the heap keeps free, unless `need` bytes fit below `most` as it is. On Linux."""
+    if sys.platform == "linux" and resident() + need > most:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def pages(size: int) -> mmap.mmap:
+    """Memory for what is large and long held: bytes that go back to the system as soon as nobody refers to them.
+
+    In the heap that reuse_pages keeps, small arrays would settle in the room it leaves. Raises MemoryError.
+    """
+    try:
+        if sys.platform == "win32":
+            return mmap.mmap(-1, size)
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no memory for {gigabytes(size)}") from error
 
 
 def resident() -> int:

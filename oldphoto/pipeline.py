@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import nn
 from oldphoto import memory, restraint, threads, tone, weights
 from oldphoto.blending import blend
 from oldphoto.colour import LUMA, bands, eight_bits, from_srgb, is_srgb, to_srgb
-from oldphoto.errors import UsageError
+from oldphoto.errors import OutOfMemoryError, UsageError
 from oldphoto.faces import (
     EVERYTHING,
     Detector,
@@ -43,6 +43,7 @@ from oldphoto.loading import load_compact, load_published, placed
 from oldphoto.memory import limit, out_of_memory, ran_out
 from oldphoto.models.estimator import Estimator
 from oldphoto.models.mapping import Mapping
+from oldphoto.models.spade import FaceGenerator
 from oldphoto.models.vae import Vae
 from oldphoto.options import Options
 from oldphoto.restraint import judged, kept, lessened
@@ -125,7 +126,9 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         faces: tuple[Face, ...] = ()
         if options.enhances_faces:
             with _timed(seconds, "faces"):
-                faces = _enhanced(seen, pixels, models, options, options.face_size or models.face_size(large))
+                size = options.face_size or models.face_size(large)
+                memory.make_room(models.memory_for_faces(size), limit(options.max_memory))
+                faces = _enhanced(seen, pixels, models, options, size)
             with _timed(seconds, "blending"):
                 pixels = blend(pixels, faces)
         if photo.grey:
@@ -203,18 +206,31 @@ def enhanced_faces(faces: Sequence[Face], models: Models, options: Options, size
 
 
 def plan(photo: Photo, damaged: bool, models: Models, options: Options) -> Plan:
-    """How a photo would be translated, and the memory and disk that takes.
+    """How a photo would be translated, and the memory and disk that this and its faces take.
 
     damaged: there is a mask, or scratches are looked for. Raises OutOfMemoryError where it cannot be done.
     """
-    nets = models.translation(damaged, options.large(photo.width, photo.height))
+    large = options.large(photo.width, photo.height)
+    nets = models.translation(damaged, large)
     converted = not is_srgb(photo.icc)
     depth = 16 if converted else photo.depth
     # The photo in sRGB, and with its fading undone.
     copies = converted + options.restores_tone(unasked=not models.published)
     beside = copies * photo.width * photo.height * 3 * depth // 8
     size, most = (photo.height, photo.width), limit(options.max_memory)
-    return plan_translation(size, depth, damaged, nets, models.device, most, beside=beside)
+    way = plan_translation(size, depth, damaged, nets, models.device, most, beside=beside)
+    if not options.enhances_faces:
+        return way
+    for_faces = models.memory_for_faces(options.face_size or models.face_size(large))
+    copies = 2 * photo.width * photo.height * 3 * depth // 8
+    need = memory.line.held() + beside + copies + for_faces
+    # Translation can do with less, faces cannot; there may be none, so only what the user has set is held against them.
+    if need > most and options.max_memory is not None:
+        raise OutOfMemoryError(
+            f"enhancing faces takes {memory.gigabytes(need)} of memory, more than the {memory.gigabytes(most)} allowed",
+            f"give --max-memory {memory.gigabytes(need)} or more, --no-faces, or --model compact",
+        )
+    return replace(way, memory=max(way.memory, need))
 
 
 @contextmanager
@@ -257,8 +273,12 @@ class Models:
         """The landmark model of the set."""
         with self._loading:
             if self._landmarks is None:
-                self._landmarks = Landmarks(self._path("landmarks_68" if self.published else "landmarks_5"))
+                self._landmarks = Landmarks(self._path(self._landmarks_net))
             return self._landmarks
+
+    @property
+    def _landmarks_net(self) -> str:
+        return "landmarks_68" if self.published else "landmarks_5"
 
     @property
     def cnn_detector(self) -> Detector:
@@ -307,6 +327,17 @@ class Models:
     def face_generator(self, size: int) -> nn.Module:
         """The generator for crops of `size` pixels."""
         return self.net(f"face_generator_{size}" if self.published else "face_generator")
+
+    def memory_for_faces(self, size: int) -> int:
+        """Bytes that enhancing faces takes beside what is held: to work in; and where no faces were met yet, the files
+        of the networks, which are not in memory before they are used."""
+        if self.device.type != "cpu":
+            return 0
+        work = cast("FaceGenerator", self.face_generator(size)).memory(size)
+        if self._landmarks is not None:
+            return work
+        mapped = sum(parameter.nbytes for net in self._loaded.values() for parameter in net.parameters())
+        return work + mapped + self._path(self._landmarks_net).stat().st_size
 
     def dilation(self, large: bool) -> int:
         """Pixels by which found scratches grow: 3 in large photos with the published networks, which ask for it."""

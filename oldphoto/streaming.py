@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oldphoto.memory import ran_out
+from oldphoto.memory import pages, ran_out
 from oldphoto.models import winograd
 from oldphoto.models.blocks import moments
 from oldphoto.models.mapping import (
@@ -128,7 +128,7 @@ class Room:
             self.file = tempfile.TemporaryFile(prefix="oldphoto-", buffering=0)  # noqa: SIM115 - closed by finalize
             weakref.finalize(self, self.file.close)
         else:
-            self.memory = torch.empty(self.shape)
+            self.memory = torch.frombuffer(pages(size), dtype=torch.float32).view(self.shape)
 
     def read(self, top: int, bottom: int) -> Tensor:
         """Rows top..bottom as a tensor of their own, (rows, values)."""

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from oldphoto.errors import OutOfMemoryError
 from oldphoto.memory import gigabytes, line, out_of_memory, ran_out
 from oldphoto.models import winograd
 from oldphoto.models.blocks import in_bands, resized
-from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, attended_side
+from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, Region, attended_side
 from oldphoto.models.vae import STRIDE, Source, Vae
 from oldphoto.streaming import Streamed, Streams
 from oldphoto.tensors import Pixels, mask_to_tensor, mirrored, to_pixels, to_tensor
@@ -63,11 +63,20 @@ class TranslationNets:
         return all(c.norm == "none" for c in configs) and self.mapping.config.context == "none"
 
     @property
+    def middle(self) -> tuple[tuple[nn.Module, int], ...]:
+        """The parts that work on latents, in order, and how many cells away each sees where it is bounded."""
+        encoder, mapping, decoder = self.old_vae.encoder, self.mapping, self.clean_vae.decoder
+        layers = len(mapping.config.channels) + mapping.config.blocks
+        return (
+            (encoder.blocks, 2 * encoder.config.blocks),
+            (mapping, 2 * layers),
+            (decoder.blocks, 2 * decoder.config.blocks),
+        )
+
+    @property
     def reach(self) -> int:
         """How many pixels away photos are seen by bounded networks: whole cells."""
-        old, mapping, clean = self.old_vae.config, self.mapping.config, self.clean_vae.config
-        blocks = old.blocks + mapping.blocks + clean.blocks
-        cells = self.old_vae.encoder.reach + self.clean_vae.decoder.reach + 2 * (len(mapping.channels) + blocks)
+        cells = self.old_vae.encoder.reach + sum(reach for _, reach in self.middle) + self.clean_vae.decoder.reach
         return STRIDE * cells
 
     @property
@@ -274,16 +283,21 @@ def _by_strips(
 
 
 def _by_tiles(photo: _Padded, nets: TranslationNets, trusted: bool, tile: int) -> Pixels:
-    """As translate_whole, tile by tile. Attention looks no further than its tile."""
+    """As translate_whole, tile by tile; networks that are not bounded have the whole photo for a tile."""
     out = np.empty_like(photo.pixels)
-    run = translate_in_bands if nets.bounded else translate_whole
     halo = nets.reach
     for top, bottom in _tiles(photo.height, tile, halo):
         for left, right in _tiles(photo.width, tile, halo):
             y0, x0 = max(0, top - halo), max(0, left - halo)
             area = (y0, min(photo.height, bottom + halo), x0, min(photo.width, right + halo))
-            made = run(photo.part(*area), photo.part_of_mask(*area), nets, trusted)
-            photo.put(out, made[:, :, top - y0 : bottom - y0, left - x0 : right - x0], top, left)
+            x, mask = photo.part(*area), photo.part_of_mask(*area)
+            wanted = Region(top - y0, bottom - y0, left - x0, right - x0)
+            made = (
+                translate_in_bands(x, mask, nets, trusted, wanted)
+                if nets.bounded
+                else translate_whole(x, mask, nets, trusted)
+            )
+            photo.put(out, made, top, left)
     return out
 
 
@@ -316,9 +330,14 @@ def source_of(x: Tensor, filled: Tensor, mask: Tensor | None, trusted: bool | Te
     return Source(filled, filled if trusted else x, holes)
 
 
-def translate_in_bands(x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True) -> Tensor:
-    """As translate_whole, for networks without normalisation; what is of full resolution is there for BAND rows of
-    latents at a time, which takes a fifth of the memory, and is quicker, since it stays in the caches."""
+def translate_in_bands(
+    x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True, wanted: Region | None = None
+) -> Tensor:
+    """As translate_whole, for bounded networks; what is of full resolution is there for BAND rows of latents at a time,
+    which takes a fifth of the memory, and is quicker, since it stays in the caches.
+
+    wanted: the pixels to give, whole cells; None for all. Each part is given no more than what the rest sees of it.
+    """
     encoder, decoder = nets.old_vae.encoder, nets.clean_vae.decoder
     source = source_of(x, _filled(x, mask, nets), mask, trusted)
 
@@ -327,12 +346,21 @@ def translate_in_bands(x: Tensor, mask: Tensor | None, nets: TranslationNets, tr
         return encoder.reduce(source.filled[:, :, full], source.mask[:, :, full])
 
     def enlarged(rows: slice) -> Tensor:
-        return decoder.enlarge(latent[:, :, rows], source.rows(slice(STRIDE * rows.start, STRIDE * rows.stop)))
+        return decoder.enlarge(
+            latent[:, :, rows], source.part((..., slice(STRIDE * rows.start, STRIDE * rows.stop), slice(None)))
+        )
 
-    height = x.shape[2] // STRIDE
-    latent = in_bands(height, BAND, encoder.reach, reduced)
-    latent = decoder.blocks(nets.mapping(encoder.blocks(latent), mask))
-    return in_bands(height, BAND, decoder.reach, enlarged)
+    held = Region(0, x.shape[2] // STRIDE, 0, x.shape[3] // STRIDE)
+    wanted = held if wanted is None else wanted.scaled(1 / STRIDE)
+    latent = in_bands(held.bottom, BAND, encoder.reach, reduced)
+    seen = nets.reach // STRIDE - encoder.reach
+    for part, reach in nets.middle:
+        seen -= reach
+        around = wanted.grown(seen, held)
+        latent, held = part(latent)[around.within(held).slices], around
+    source = source.part(held.scaled(STRIDE).slices)
+    made = in_bands(held.bottom - held.top, BAND, decoder.reach, enlarged)
+    return made[wanted.within(held).scaled(STRIDE).slices]
 
 
 def translate_latents(x: Tensor, mask: Tensor | None, nets: TranslationNets) -> tuple[Tensor, Tensor]:

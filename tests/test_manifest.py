@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +111,14 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     assert first["warnings"] == ["hm"]
     assert (first["peak_memory_bytes"] or 1 << 30) > 1 << 20
     assert second["status"] == "restored"
+
+
+def test_peak_memory_is_this_process_s_own() -> None:
+    """And not that of a large process that started it."""
+    grown = bytearray(400 << 20)
+    code = "from oldphoto.manifest import peak_memory; held = bytearray(100 << 20); print(peak_memory())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 100 << 20 < int(run.stdout) < len(grown)
 
 
 def test_a_failure_has_its_line_too(folder: Path) -> None:

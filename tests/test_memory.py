@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from oldphoto import memory
 
 # Ten times 64 MB, one after the other in a thread as photos are: pages that the system handed out, in all.
 PAGES = """
@@ -36,3 +39,33 @@ def test_large_arrays_take_the_pages_that_earlier_ones_left() -> None:
     each_anew = pages("as ever")
     assert pages("reuse") < each_anew / 4
     assert pages("reuse", MALLOC_ARENA_MAX="4") > each_anew / 2  # the user's own settings stand
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_room_is_made_only_where_it_is_short() -> None:
+    code = """
+from oldphoto.memory import make_room, resident, reuse_pages
+reuse_pages()
+b'x' * 200_000_000
+before = resident()
+for most in (before + 300_000_000, before + 100_000_000):
+    make_room(200_000_000, most)
+    print(before - resident())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    enough, short = map(int, run.stdout.split())
+    assert enough < 10_000_000 < 150_000_000 < short
+
+
+def test_pages_go_back_when_nobody_refers_to_them() -> None:
+    size, before = 64 << 20, memory.resident()
+    held = memory.pages(size)
+    held[:: mmap.PAGESIZE] = b"x" * (size // mmap.PAGESIZE)
+    assert memory.resident() > before + size * 0.9
+    del held
+    assert memory.resident() < before + size * 0.5
+
+
+def test_pages_that_are_not_there() -> None:
+    with pytest.raises(MemoryError):
+        memory.pages(1 << 60)

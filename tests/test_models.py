@@ -229,6 +229,21 @@ def test_face_generator_refuses_odd_sizes() -> None:
         FaceGenerator(FaceGeneratorConfig(width=2, steering=2))(torch.zeros(1, 3, 48, 48))
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_large_maps_of_faces_are_made_one_face_at_a_time(residual: bool) -> None:
+    torch.manual_seed(3)
+    generator = FaceGenerator(FaceGeneratorConfig(width=2, steering=4, residual=residual)).eval()
+    faces = torch.rand(3, 3, 64, 64) * 2.0 - 1.0
+    met: list[tuple[int, int]] = []
+    for block in generator.blocks:
+        block.register_forward_hook(lambda _module, _given, made: met.append((len(made), made.shape[-1])))
+    with torch.inference_mode():
+        made = generator(faces)
+        assert met == [(3, 2), (3, 4), (3, 4), (3, 8)] + 3 * [(1, 16), (1, 32), (1, 64)]
+        for face, together in zip(faces, made, strict=True):
+            assert torch.allclose(generator(face[None])[0], together, atol=1e-6)
+
+
 def test_build_makes_each_kind() -> None:
     kinds = {type(build(c)) for c in (VaeConfig(4, 4, 1), TINY, ScratchUnetConfig(2), FaceGeneratorConfig(2, 2))}
     assert len(kinds) == 4

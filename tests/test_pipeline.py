@@ -334,6 +334,43 @@ def test_the_plan_counts_every_copy_of_the_photo(models: Models, monkeypatch: py
     assert plan(converted, False, models, Options()).memory == plain + 5 * copy
 
 
+def test_faces_are_counted_and_held_to_what_the_user_allows(
+    models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory.line, "held", lambda: 300 << 20)
+    for_faces = 3 << 30
+    monkeypatch.setattr(Models, "memory_for_faces", lambda *_: for_faces)
+    assert plan(couple, False, models, PLAIN).memory < 2 << 30
+    assert plan(couple, False, models, Options()).memory > for_faces + (300 << 20)
+    tight = Options(max_memory=2 << 30)
+    assert plan(couple, False, models, replace(tight, faces=False)).memory < 2 << 30
+    with pytest.raises(OutOfMemoryError, match=r"enhancing faces takes .* more than the 2\.2GB allowed") as told:
+        plan(couple, False, models, tight)
+    assert "--no-faces" in str(told.value.advice)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is not the process's own")
+@pytest.mark.parametrize("size", [256, 512])
+def test_what_faces_take_is_known_beforehand(size: int) -> None:
+    """In a process that has done a small face, against what three of full size really add."""
+    code = f"""
+import torch
+from oldphoto import memory
+from oldphoto.manifest import peak_memory
+from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
+memory.reuse_pages()
+generator = FaceGenerator(FaceGeneratorConfig(width=16)).eval()
+with torch.inference_mode():
+    generator(torch.rand(1, 3, 32, 32))
+    faces, before = torch.rand(3, 3, {size}, {size}), memory.resident()
+    generator(faces)
+print(peak_memory() - before, generator.memory({size}))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    taken, said = map(int, run.stdout.split())
+    assert 0.6 * said < taken < 1.1 * said + (32 << 20)  # what libraries set up at first use
+
+
 def test_copies_of_a_deep_photo_are_few(models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
     """The photo restored, freed of fading, and kept in part; and what finding faces takes."""
     pixels = np.tile(couple.pixels, (2, 2, 1))[:1500, :2000].astype(np.uint16) * np.uint16(257)

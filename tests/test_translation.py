@@ -19,7 +19,7 @@ from oldphoto import translation
 from oldphoto.errors import OutOfMemoryError
 from oldphoto.memory import resident
 from oldphoto.models import mapping
-from oldphoto.models.mapping import Mapping, MappingConfig
+from oldphoto.models.mapping import Mapping, MappingConfig, Region
 from oldphoto.models.vae import Vae, VaeConfig
 from oldphoto.options import read_size
 from oldphoto.tensors import Pixels
@@ -116,13 +116,27 @@ def test_parts_cover_a_side_and_are_no_larger_than_a_tile() -> None:
         assert len(parts) == 1 or length > 96
 
 
-def test_too_small_a_halo_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail: with no halo the tiles differ."""
-    pixels, trio = photo(200, 132), nets()
-    whole = translated(pixels, None, trio).pixels
-    monkeypatch.setattr(translation, "TILE", 48)
-    monkeypatch.setattr(TranslationNets, "reach", 0)
-    assert levels_apart(translated(pixels, None, trio).pixels, whole) > 1.0
+def test_a_part_of_a_photo_is_the_same_by_itself() -> None:
+    trio = nets()
+    size = 4 * trio.reach
+    x, bounds = torch.rand(1, 3, size, size) * 2.0 - 1.0, Region(0, size, 0, size)
+    wanted = Region(trio.reach, size - trio.reach - 8, 4, size - trio.reach)
+    around = wanted.grown(trio.reach, bounds)
+    with torch.inference_mode():
+        whole = translate_whole(x, None, trio)[wanted.slices]
+        made = translate_in_bands(x[around.slices], None, trio, wanted=wanted.within(around))
+    assert torch.allclose(made, whole, atol=1e-6)
+
+
+def test_parts_see_no_further_than_is_said_of_them() -> None:
+    for part, reach in nets().middle:
+        for weight in part.parameters():
+            weight.detach().abs_()  # so that nothing that is seen is cancelled
+        z = torch.rand(1, 4, 32, 32, dtype=torch.float64, requires_grad=True)
+        part.double()(z)[..., 16, 16].sum().backward()
+        assert z.grad is not None
+        rows = torch.nonzero(z.grad.sum(dim=(0, 1, 3))).flatten().tolist()
+        assert (rows[0], rows[-1]) == (16 - reach, 16 + reach)
 
 
 @pytest.mark.parametrize("context", ["non_local", "patches"])

@@ -101,7 +101,7 @@ def damaged_cells(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Region(NamedTuple):
-    """A rectangle of cells."""
+    """A rectangle of cells, or of pixels."""
 
     top: int
     bottom: int
@@ -112,6 +112,19 @@ class Region(NamedTuple):
     def slices(self) -> tuple[EllipsisType, slice, slice]:
         """What picks it out of (..., h, w)."""
         return ..., slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def grown(self, cells: int, bounds: Region) -> Region:
+        """With so many cells more on each side, as far as `bounds` go."""
+        top, bottom = max(self.top - cells, bounds.top), min(self.bottom + cells, bounds.bottom)
+        return Region(top, bottom, max(self.left - cells, bounds.left), min(self.right + cells, bounds.right))
+
+    def within(self, other: Region) -> Region:
+        """The same place, counted from the corner of another rectangle."""
+        return Region(self.top - other.top, self.bottom - other.top, self.left - other.left, self.right - other.left)
+
+    def scaled(self, times: float) -> Region:
+        """The same place in a map so many times as large."""
+        return Region(*(round(side * times) for side in self))
 
     def holds(self, cells: Tensor, width: int) -> Tensor:
         """Which of the cells, row-major numbers in a map of `width`, lie inside."""

@@ -12,12 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oldphoto.models import winograd
 from oldphoto.models.blocks import Conv1x1, activate, resized
 from oldphoto.models.winograd import Conv3x3, conv3x3
 
 DOUBLINGS = 5
 MULTIPLE = 2**DOUBLINGS
 SLOPE = 0.2
+# Channels of full size that are held at once for a face: so many times the width, and so many times the hidden channels
+# of SPADE. Measured at 256 and 512 pixels.
+HELD_WIDTHS, HELD_STEERING = 17, 3
+# Blocks that several faces go through together: up to an eighth of the full size.
+TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -93,17 +99,32 @@ class FaceGenerator(nn.Module):
         self.blocks = nn.ModuleList(SpadeBlock(a * w, b * w, s) for a, b in shapes)
         self.last = Conv3x3(w, 3, padding=1)
 
+    def memory(self, size: int) -> int:
+        """Bytes that faces of `size` pixels take to be worked on by the CPU, however many there are."""
+        channels = HELD_WIDTHS * self.config.width + HELD_STEERING * self.config.steering
+        return max(winograd.memory(16 * self.config.width), 4 * channels * size**2)
+
     def forward(self, face: Tensor) -> Tensor:
         """(N, 3, S, S) in [-1, 1] -> the same; a residual network may leave the range by a little."""
         size = face.shape[-1]
         if face.shape[-2] != size or size % MULTIPLE:
             raise ValueError(f"face of {size} x {face.shape[-2]}: must be square and a multiple of {MULTIPLE}")
-        steer = resized(face, (size // MULTIPLE, size // MULTIPLE))
-        x = self.start(steer)
-        for block, double in zip(self.blocks, self.doubles, strict=True):
-            if double:
+        x = self.start(resized(face, (size // MULTIPLE, size // MULTIPLE)))
+        x = self._through(range(TOGETHER), x, face)
+        # The wide kernels of the coarse scales are prepared once for all faces; the large maps are there for one at a
+        # time, which bounds the memory.
+        at_once = len(x) if x.is_cuda or torch.is_grad_enabled() else 1
+        parts = zip(torch.split(x, at_once), torch.split(face, at_once), strict=True)
+        return torch.cat([self._finished(*part) for part in parts])
+
+    def _through(self, numbers: range, x: Tensor, face: Tensor) -> Tensor:
+        for number in numbers:
+            if self.doubles[number]:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
-                steer = resized(face, (x.shape[2], x.shape[3]))
-            x = block(x, steer)
+            x = self.blocks[number](x, resized(face, (x.shape[2], x.shape[3])))
+        return x
+
+    def _finished(self, x: Tensor, face: Tensor) -> Tensor:
+        x = self._through(range(TOGETHER, len(self.blocks)), x, face)
         x = self.last(F.leaky_relu(x, SLOPE))
         return face + x if self.config.residual else torch.tanh(x)

@@ -7,6 +7,7 @@ CVPR 2020 and TPAMI 2022. H and W are multiples of 4 and at least 16.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 import torch.nn.functional as F
@@ -120,9 +121,9 @@ class Source:
     seen: Tensor
     mask: Tensor
 
-    def rows(self, rows: slice) -> Source:
-        """Some rows of the photo."""
-        return Source(self.filled[:, :, rows], self.seen[:, :, rows], self.mask[:, :, rows])
+    def part(self, slices: tuple[EllipsisType, slice, slice]) -> Source:
+        """Some rows and columns of the photo."""
+        return Source(self.filled[slices], self.seen[slices], self.mask[slices])
 
 
 class Refine(nn.Module):
