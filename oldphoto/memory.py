@@ -55,12 +55,11 @@ def reuse_pages() -> None:
         mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
-def make_room(need: int, most: int) -> None:
-    """Give back what the heap keeps free, unless `need` bytes fit below `most` as it is. On Linux."""
-    if sys.platform == "linux" and resident() + need > most:
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+def give_back() -> None:
+    """Let go of what the heap keeps for later. Does nothing where there is no glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def pages(size: int) -> mmap.mmap:
@@ -117,6 +116,11 @@ class Line:
         """Bytes this process holds besides what is for the photos in work, which may not have taken it yet."""
         needs = self._needs.copy()
         return max(self._before, resident() - sum(needs)) if needs else resident()
+
+    def make_room(self, need: int) -> None:
+        """See to it that a photo in work takes `need` bytes more without all of them taking more than they said."""
+        if resident() + need > self._before + sum(self._needs):
+            give_back()
 
     @contextmanager
     def admitted(self, need: int, most: int) -> Iterator[int]:

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "bf16"]
 # How many faces go through the generator at once: bounds its memory on group photos.
 FACES_AT_ONCE = 4
+# Bytes that dlib takes to look for faces and at them, besides its files.
+DETECTOR_MEMORY = 64 << 20
 Stage = Literal["scratches", "translation", "faces", "blending"]
 
 
@@ -127,7 +129,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
         if options.enhances_faces:
             with _timed(seconds, "faces"):
                 size = options.face_size or models.face_size(large)
-                memory.make_room(models.memory_for_faces(size), limit(options.max_memory))
+                memory.line.make_room(models.memory_for_faces(size))
                 faces = _enhanced(seen, pixels, models, options, size)
             with _timed(seconds, "blending"):
                 pixels = blend(pixels, faces)
@@ -218,14 +220,16 @@ def plan(photo: Photo, damaged: bool, models: Models, options: Options) -> Plan:
     copies = converted + options.restores_tone(unasked=not models.published)
     beside = copies * photo.width * photo.height * 3 * depth // 8
     size, most = (photo.height, photo.width), limit(options.max_memory)
+    for_faces = 0
+    if options.enhances_faces:
+        for_faces = models.memory_for_faces(options.face_size or models.face_size(large))
+        for_faces += beside + 2 * photo.width * photo.height * 3 * depth // 8
+        if memory.line.held() + for_faces > most:
+            memory.give_back()
     way = plan_translation(size, depth, damaged, nets, models.device, most, beside=beside)
-    if not options.enhances_faces:
-        return way
-    for_faces = models.memory_for_faces(options.face_size or models.face_size(large))
-    copies = 2 * photo.width * photo.height * 3 * depth // 8
-    need = memory.line.held() + beside + copies + for_faces
+    need = memory.line.held() + for_faces
     # Translation can do with less, faces cannot; there may be none, so only what the user has set is held against them.
-    if need > most and options.max_memory is not None:
+    if for_faces and need > most and options.max_memory is not None:
         raise OutOfMemoryError(
             f"enhancing faces takes {memory.gigabytes(need)} of memory, more than the {memory.gigabytes(most)} allowed",
             f"give --max-memory {memory.gigabytes(need)} or more, --no-faces, or --model compact",
@@ -333,7 +337,7 @@ class Models:
         of the networks, which are not in memory before they are used."""
         if self.device.type != "cpu":
             return 0
-        work = cast("FaceGenerator", self.face_generator(size)).memory(size)
+        work = DETECTOR_MEMORY + cast("FaceGenerator", self.face_generator(size)).memory(size)
         if self._landmarks is not None:
             return work
         mapped = sum(parameter.nbytes for net in self._loaded.values() for parameter in net.parameters())

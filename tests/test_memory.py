@@ -42,19 +42,19 @@ def test_large_arrays_take_the_pages_that_earlier_ones_left() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_room_is_made_only_where_it_is_short() -> None:
-    code = """
-from oldphoto.memory import make_room, resident, reuse_pages
+@pytest.mark.parametrize(("said", "given_back"), [(500_000_000, 0), (300_000_000, 200_000_000)])
+def test_room_is_made_only_where_it_is_short(said: int, given_back: int) -> None:
+    code = f"""
+from oldphoto.memory import line, resident, reuse_pages
 reuse_pages()
-b'x' * 200_000_000
-before = resident()
-for most in (before + 300_000_000, before + 100_000_000):
-    make_room(200_000_000, most)
+with line.admitted({said}, 8_000_000_000):
+    b'x' * 200_000_000
+    before = resident()
+    line.make_room(200_000_000)
     print(before - resident())
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    enough, short = map(int, run.stdout.split())
-    assert enough < 10_000_000 < 150_000_000 < short
+    assert int(run.stdout) == pytest.approx(given_back, abs=20_000_000)
 
 
 def test_pages_go_back_when_nobody_refers_to_them() -> None:
