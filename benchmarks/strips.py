@@ -16,10 +16,11 @@ from pathlib import Path
 RUN = """
 import json, resource, sys, time
 import numpy as np, torch
-from oldphoto import translation
+from oldphoto import memory, translation
 from oldphoto.bench import photo
 from oldphoto.loading import PUBLISHED, build, placed
 way, megapixels, limit, target = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+memory.reuse_pages()  # as the command does
 torch.manual_seed(1)
 device = torch.device("cpu")
 nets = [placed(build(PUBLISHED[name]).eval(), device) for name in ("old_vae", "mapping", "clean_vae")]
