@@ -119,7 +119,7 @@ class Line:
 
     def make_room(self, need: int) -> None:
         """See to it that a photo in work takes `need` bytes more without all of them taking more than they said."""
-        if resident() + need > self._before + sum(self._needs):
+        if resident() + need > self._before + sum(self._needs.copy()):
             give_back()
 
     @contextmanager
