@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     Image = Photo | PillowImage | NDArray[np.uint8] | NDArray[np.uint16]
 
 Precision = Literal["fp32", "fp16", "bf16"]
-# How many faces go through the generator at once: bounds its memory on group photos.
+# How many faces the generator is given at once: it prepares the kernels of its coarse scales once for all of them.
 FACES_AT_ONCE = 4
 # Bytes that dlib takes to look for faces and at them, besides its files.
 DETECTOR_MEMORY = 64 << 20
