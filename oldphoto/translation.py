@@ -37,8 +37,8 @@ TILE = 1280
 # the caches, fewer are made twice too often.
 BAND = 32
 # Bytes. What a tile takes for each of its pixels; a strip, above which none is quicker; what attention holds besides
-# maps; and the most that a photo may take in one piece, since strips are nearly as quick. A whole run holds WHOLE_MAPS of its
-# largest map.
+# maps; and the most that a photo may take in one piece, since strips are nearly as quick. A whole run holds WHOLE_MAPS
+# of its largest map.
 TILE_PIXEL = 300
 MOST_STRIPS = 256 << 20
 ATTENTION_MEMORY = 320 << 20
