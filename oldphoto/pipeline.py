@@ -232,7 +232,8 @@ def plan(photo: Photo, damaged: bool, models: Models, options: Options) -> Plan:
     if for_faces and need > most and options.max_memory is not None:
         raise OutOfMemoryError(
             f"enhancing faces takes {memory.gigabytes(need)} of memory, more than the {memory.gigabytes(most)} allowed",
-            f"give --max-memory {memory.gigabytes(need)} or more, --no-faces, or --model compact",
+            f"give --max-memory {memory.gigabytes(need)} or more, or --no-faces"
+            + ", or --model compact" * models.published,
         )
     return replace(way, memory=max(way.memory, need))
 
