@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 
 RUN = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np, torch
 from oldphoto import memory, translation
 from oldphoto.bench import photo
 from oldphoto.loading import PUBLISHED, build, placed
+from oldphoto.manifest import peak_memory
 way, megapixels, limit, target = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 memory.reuse_pages()  # as the command does
 torch.manual_seed(1)
@@ -33,7 +34,7 @@ with torch.inference_mode():
 assert done.plan.way == way, done.plan
 np.save(target, done.pixels)
 facts = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-facts |= {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, "disk": done.plan.disk / 1e9}
+facts |= {"peak": peak_memory() / 1e9, "disk": done.plan.disk / 1e9}
 print(json.dumps(facts))
 """
 

@@ -71,21 +71,22 @@ def main() -> None:
             command = ("-c", OURS, str(lock), "restore", str(photos), "-o", f"{folder / 'ours'}{os.sep}", "--overwrite")
             return watched(*command, "--model", "published", *options)
 
-        def theirs() -> tuple[float, float, float]:
+        def theirs() -> tuple[float, float, float, int]:
+            """As of a run, and the number of faces in it."""
             shutil.rmtree(folder / "theirs", ignore_errors=True)
             command = ("run.py", "--input_folder", str(one), "--output_folder", str(folder / "theirs"), "--GPU", "-1")
             taken = watched(*command, cwd=code)
-            if not list((folder / "theirs" / "stage_3_face_output").glob("each_img/*")):  # it fails with exit code 0
+            faces = len(list((folder / "theirs" / "stage_3_face_output").glob("each_img/*")))
+            if not faces:  # it fails with exit code 0
                 raise SystemExit(f"no face made by the published code:\n{(folder / 'log').read_text()}")
-            return taken
+            return *taken, faces
 
         ours(one)
         for _ in range(rounds):
             seconds, cpu, peak = ours(batch)
             seconds, cpu = seconds / copies, cpu / copies
             print(f"oldphoto        {seconds:6.1f} s {cpu:6.1f} s CPU  {peak:.2f} GB", flush=True)
-            all_seconds, all_cpu, held = theirs()
-            faces = len(list((folder / "theirs" / "stage_3_face_output").glob("each_img/*")))
+            all_seconds, all_cpu, held, faces = theirs()
             ratios = f"{all_seconds / seconds:.2f} x, CPU {all_cpu / cpu:.2f} x"
             print(
                 f"published code  {all_seconds:6.1f} s {all_cpu:6.1f} s CPU  {held:.2f} GB: {ratios} ({faces} faces)",

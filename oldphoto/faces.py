@@ -707,8 +707,7 @@ def draw_faces(pixels: Pixels | npt.NDArray[np.uint16], detections: Sequence[Det
 def enhance_faces(
     faces: Sequence[Face], generator: nn.Module, device: str, batch: int, keep: Keep | None = None
 ) -> list[Face]:
-    """The same faces with `after` and `kept` filled in; batch: how many go through the generator at once, which bounds
-    the memory.
+    """The same faces with `after` and `kept` filled in; batch: how many the generator is given at once.
 
     generator: (N, 3, S, S) in [-1, 1] -> the same, on the given device and in eval mode. keep: see Keep; None is all.
     """

@@ -216,14 +216,13 @@ def plan(photo: Photo, damaged: bool, models: Models, options: Options) -> Plan:
     nets = models.translation(damaged, large)
     converted = not is_srgb(photo.icc)
     depth = 16 if converted else photo.depth
+    copy = photo.width * photo.height * 3 * depth // 8
     # The photo in sRGB, and with its fading undone.
-    copies = converted + options.restores_tone(unasked=not models.published)
-    beside = copies * photo.width * photo.height * 3 * depth // 8
+    beside = copy * (converted + options.restores_tone(unasked=not models.published))
     size, most = (photo.height, photo.width), limit(options.max_memory)
     for_faces = 0
     if options.enhances_faces:
-        for_faces = models.memory_for_faces(options.face_size or models.face_size(large))
-        for_faces += beside + 2 * photo.width * photo.height * 3 * depth // 8
+        for_faces = beside + 2 * copy + models.memory_for_faces(options.face_size or models.face_size(large))
         if memory.line.held() + for_faces > most:
             memory.give_back()
     way = plan_translation(size, depth, damaged, nets, models.device, most, beside=beside)

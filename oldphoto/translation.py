@@ -285,15 +285,14 @@ def _by_strips(
 def _by_tiles(photo: _Padded, nets: TranslationNets, trusted: bool, tile: int) -> Pixels:
     """As translate_whole, tile by tile; networks that are not bounded have the whole photo for a tile."""
     out = np.empty_like(photo.pixels)
-    halo = nets.reach
+    halo, everything = nets.reach, Region(0, photo.height, 0, photo.width)
     for top, bottom in _tiles(photo.height, tile, halo):
         for left, right in _tiles(photo.width, tile, halo):
-            y0, x0 = max(0, top - halo), max(0, left - halo)
-            area = (y0, min(photo.height, bottom + halo), x0, min(photo.width, right + halo))
-            x, mask = photo.part(*area), photo.part_of_mask(*area)
-            wanted = Region(top - y0, bottom - y0, left - x0, right - x0)
+            wanted = Region(top, bottom, left, right)
+            around = wanted.grown(halo, everything)
+            x, mask = photo.part(*around), photo.part_of_mask(*around)
             made = (
-                translate_in_bands(x, mask, nets, trusted, wanted)
+                translate_in_bands(x, mask, nets, trusted, wanted.within(around))
                 if nets.bounded
                 else translate_whole(x, mask, nets, trusted)
             )
@@ -341,14 +340,14 @@ def translate_in_bands(
     encoder, decoder = nets.old_vae.encoder, nets.clean_vae.decoder
     source = source_of(x, _filled(x, mask, nets), mask, trusted)
 
+    def full(rows: slice) -> Source:
+        return source.part((..., slice(STRIDE * rows.start, STRIDE * rows.stop), slice(None)))
+
     def reduced(rows: slice) -> Tensor:
-        full = slice(STRIDE * rows.start, STRIDE * rows.stop)
-        return encoder.reduce(source.filled[:, :, full], source.mask[:, :, full])
+        return encoder.reduce(full(rows).filled, full(rows).mask)
 
     def enlarged(rows: slice) -> Tensor:
-        return decoder.enlarge(
-            latent[:, :, rows], source.part((..., slice(STRIDE * rows.start, STRIDE * rows.stop), slice(None)))
-        )
+        return decoder.enlarge(latent[:, :, rows], full(rows))
 
     held = Region(0, x.shape[2] // STRIDE, 0, x.shape[3] // STRIDE)
     wanted = held if wanted is None else wanted.scaled(1 / STRIDE)

@@ -116,6 +116,18 @@ def test_parts_cover_a_side_and_are_no_larger_than_a_tile() -> None:
         assert len(parts) == 1 or length > 96
 
 
+def test_too_small_a_halo_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: with no halo the tiles differ."""
+    pixels, trio = photo(200, 132), nets()
+    whole = translated(pixels, None, trio).pixels
+    monkeypatch.setattr(translation, "TILE", 48)
+    monkeypatch.setattr(trio.old_vae.encoder, "reach", 0)
+    monkeypatch.setattr(trio.clean_vae.decoder, "reach", 0)
+    monkeypatch.setattr(TranslationNets, "middle", [(part, 0) for part, _ in trio.middle])
+    assert trio.reach == 0
+    assert levels_apart(translated(pixels, None, trio).pixels, whole) > 1.0
+
+
 def test_a_part_of_a_photo_is_the_same_by_itself() -> None:
     trio = nets()
     size = 4 * trio.reach
