@@ -26,8 +26,10 @@ from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
 from oldphoto.models.mapping import Mapping as LatentMapping
 from oldphoto.models.mapping import MappingConfig
+from oldphoto.models.rrdb import RRDBConfig, RRDBNet
 from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
+from oldphoto.models.srvgg import SRVGGConfig, SRVGGNetCompact
 from oldphoto.models.vae import Vae, VaeConfig
 from oldphoto.models.winograd import wide
 
@@ -39,6 +41,8 @@ Config = (
     | FaceFinderConfig
     | LandmarkNetConfig
     | EstimatorConfig
+    | SRVGGConfig
+    | RRDBConfig
 )
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -52,6 +56,9 @@ PUBLISHED: dict[str, Config] = {
     "mapping_patch_attention": MappingConfig(context="patches", blocks=2),
     "face_generator_256": FaceGeneratorConfig(),
     "face_generator_512": FaceGeneratorConfig(),
+    "rebuilder": SRVGGConfig(),
+    "rebuilder_wdn": SRVGGConfig(),
+    "rebuilder_large": RRDBConfig(),
 }
 
 
@@ -72,6 +79,10 @@ def build(config: Config) -> nn.Module:
             return LandmarkNet(config)
         case EstimatorConfig():
             return Estimator(config)
+        case SRVGGConfig():
+            return SRVGGNetCompact(config)
+        case RRDBConfig():
+            return RRDBNet(config)
 
 
 COUNTER = ".num_batches_tracked"
@@ -187,6 +198,13 @@ RENAMES: dict[str, Rename] = {
     "face_generator_256": rename_face_generator,
     "face_generator_512": rename_face_generator,
 }
+# In these files the state dict lies beside or below something else.
+WITHIN = {
+    "scratch_unet": "model_state",  # beside an optimizer's state
+    "rebuilder": "params",
+    "rebuilder_wdn": "params",
+    "rebuilder_large": "params_ema",
+}
 
 
 def fold_spectral_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -212,13 +230,13 @@ def published_state(net: str, path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise WeightsCorruptError(f"{path}: not a loadable checkpoint ({error})", _AGAIN) from error
-    if net == "scratch_unet" and isinstance(state, dict):
-        state = state.get("model_state")  # the rest of the published file is optimizer state
+    if net in WITHIN and isinstance(state, dict):
+        state = state.get(WITHIN[net])
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsCorruptError(f"{path}: holds no state dict of tensors", _AGAIN)
-    rename = RENAMES[net]
+    rename = RENAMES.get(net)
     try:
-        return {rename(key): value for key, value in fold_spectral_norm(state).items()}
+        return {rename(key) if rename else key: value for key, value in fold_spectral_norm(state).items()}
     except KeyError as error:
         raise WeightsCorruptError(f"{path}: spectral norm lacks {error}", _AGAIN) from error
 
@@ -282,6 +300,20 @@ def load_published(net: str, path: Path, converted: Path | None = None) -> nn.Mo
             path = convert(net, path, converted)
     state = load_file(path) if path.suffix == ".safetensors" else published_state(net, path)
     return load_strictly(network, state, path)
+
+
+def load_blended(path: Path, other: Path, share: float) -> nn.Module:
+    """The published rebuilding network, its weights mixed with those of its sister that takes less noise away.
+
+    share: of the weights at `path`, 0 to 1; the rest are those at `other`. Raises ValueError outside of that.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"a share of {share:g}: it goes from 0 to 1")
+    strong, weak = load_published("rebuilder", path), load_published("rebuilder_wdn", other)
+    with torch.no_grad():
+        for ours, theirs in zip(strong.parameters(), weak.parameters(), strict=True):
+            ours.mul_(share).add_(theirs, alpha=1.0 - share)
+    return strong
 
 
 def load_compact(path: Path) -> nn.Module:

@@ -25,7 +25,7 @@ LAYERS = [
     {"report"},
     {
         *("models.estimator", "models.face_finder", "models.landmarks", "models.scratch_unet", "models.vae"),
-        *("models.mapping", "models.spade"),
+        *("models.mapping", "models.rrdb", "models.spade", "models.srvgg"),
     },
     {"loading", "streaming"},
     {"finder"},

@@ -30,8 +30,10 @@ from oldphoto.loading import (
 )
 from oldphoto.models.landmarks import LandmarkNetConfig
 from oldphoto.models.mapping import MappingConfig
+from oldphoto.models.rrdb import RRDBConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
+from oldphoto.models.srvgg import SRVGGConfig
 from oldphoto.models.vae import VaeConfig
 
 TINY: list[Config] = [
@@ -40,6 +42,8 @@ TINY: list[Config] = [
     ScratchUnetConfig(width=2),
     FaceGeneratorConfig(width=2, steering=4),
     LandmarkNetConfig(width=2),
+    SRVGGConfig(features=2, convolutions=1, base="bilinear"),
+    RRDBConfig(features=2, blocks=1, growth=2),
 ]
 
 

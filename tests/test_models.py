@@ -18,8 +18,10 @@ from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig, means
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale
+from oldphoto.models.rrdb import RRDBConfig, RRDBNet
 from oldphoto.models.scratch_unet import BlurPool, ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
+from oldphoto.models.srvgg import SRVGGConfig, SRVGGNetCompact
 from oldphoto.models.vae import Source, Vae, VaeConfig
 
 TINY = MappingConfig(latent_channels=4, channels=(6, 8), blocks=2, context_blocks=1)
@@ -47,6 +49,8 @@ def test_vae_shapes() -> None:
         FaceGeneratorConfig(width=2, steering=4, residual=True),
         LandmarkNetConfig(width=2, size=64),
         EstimatorConfig(figures=5, answers=2, width=6),
+        SRVGGConfig(features=4, convolutions=2, base="bilinear"),
+        RRDBConfig(features=4, blocks=1, growth=2),
     ],
     ids=str,
 )
@@ -63,7 +67,7 @@ def test_every_parameter_gets_a_gradient(config: Config) -> None:
             out = net.decode(net.encode(photo, mask if net.config.mask_input else None), source)
         case Mapping():
             out = net(torch.rand(2, 4, 16, 16), mask)
-        case FaceGenerator():
+        case FaceGenerator() | SRVGGNetCompact() | RRDBNet():
             out = net(torch.rand(2, 3, 64, 64))
         case Estimator():
             out = net(torch.randn(64, 5))
@@ -86,6 +90,9 @@ def test_every_parameter_gets_a_gradient(config: Config) -> None:
         lambda: LandmarkNetConfig(size=100),
         lambda: EstimatorConfig(figures=0, answers=1),
         lambda: EstimatorConfig(figures=3, answers=1, width=1),
+        lambda: SRVGGConfig(features=0),
+        lambda: SRVGGConfig(base="bicubic"),  # type: ignore[arg-type]  # what the test is about
+        lambda: RRDBConfig(blocks=0),
     ],
 )
 def test_bad_configs_are_refused(bad: Callable[[], Config]) -> None:
