@@ -21,11 +21,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from oldphoto import batch, memory, planning, weights
+from oldphoto import weights
 from oldphoto.bench import photo
-from oldphoto.image import PHOTO_SUFFIXES
+from oldphoto.files.image import PHOTO_SUFFIXES
+from oldphoto.machine import memory
 from oldphoto.options import Options
 from oldphoto.pipeline import Models
+from oldphoto.runs import batch, planning
 
 WAYS = ("one by one", "at once")
 

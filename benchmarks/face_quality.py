@@ -23,11 +23,11 @@ import dlib
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.blending import blend
-from oldphoto.faces import Face, crop_matrix, cut_out, find_faces, similarity
-from oldphoto.image import read_photo
+from oldphoto.files.image import read_photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Restorer, enhanced_faces
+from oldphoto.stages.blending import blend
+from oldphoto.stages.faces import Face, crop_matrix, cut_out, find_faces, similarity
 from oldphoto.training.degrade import published_mixture
 from oldphoto.training.evaluate import psnr, ssim
 

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from oldphoto import weights
-from oldphoto.faces import Detector, cnn_detector, detect_faces
+from oldphoto.stages.faces import Detector, cnn_detector, detect_faces
 
 Pixels = NDArray[np.uint8]
 Square = tuple[float, float, float]  # middle x, middle y, side

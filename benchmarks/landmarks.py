@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.faces import Landmarks, crop_matrix, detect_faces, transform
+from oldphoto.stages.faces import Landmarks, crop_matrix, detect_faces, transform
 
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]

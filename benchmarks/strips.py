@@ -16,10 +16,11 @@ from pathlib import Path
 RUN = """
 import json, sys, time
 import numpy as np, torch
-from oldphoto import memory, translation
+from oldphoto.machine import memory
+from oldphoto.stages import translation
 from oldphoto.bench import photo
-from oldphoto.loading import PUBLISHED, build, placed
-from oldphoto.manifest import peak_memory
+from oldphoto.models.loading import PUBLISHED, build, placed
+from oldphoto.records.manifest import peak_memory
 way, megapixels, limit, target = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 memory.reuse_pages()  # as the command does
 torch.manual_seed(1)

@@ -32,7 +32,10 @@ __all__ = [
     "WeightsCorruptError",
     "WeightsUnavailableError",
     "__version__",
+    "batch",
     "detect_faces",
+    "manifest",
+    "planning",
     "read_photo",
     "restore",
     "side_by_side",
@@ -41,7 +44,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from oldphoto.compare import side_by_side
     from oldphoto.errors import (
         BadImageError,
         ExitCode,
@@ -54,29 +56,40 @@ if TYPE_CHECKING:
         WeightsCorruptError,
         WeightsUnavailableError,
     )
-    from oldphoto.faces import detect_faces
-    from oldphoto.image import Photo, read_photo, write_photo
+    from oldphoto.files.image import Photo, read_photo, write_photo
     from oldphoto.options import Options
     from oldphoto.pipeline import Restoration, Restorer, restore
-    from oldphoto.report import write_report
+    from oldphoto.records import manifest
+    from oldphoto.records.pictures import side_by_side
+    from oldphoto.records.report import write_report
+    from oldphoto.runs import batch, planning
+    from oldphoto.stages.faces import detect_faces
 
 _MODULE_OF = {
     "Options": "oldphoto.options",
-    "detect_faces": "oldphoto.faces",
-    "Photo": "oldphoto.image",
-    "read_photo": "oldphoto.image",
-    "write_photo": "oldphoto.image",
+    "detect_faces": "oldphoto.stages.faces",
+    "Photo": "oldphoto.files.image",
+    "read_photo": "oldphoto.files.image",
+    "write_photo": "oldphoto.files.image",
     "Restoration": "oldphoto.pipeline",
     "Restorer": "oldphoto.pipeline",
     "restore": "oldphoto.pipeline",
-    "side_by_side": "oldphoto.compare",
-    "write_report": "oldphoto.report",
+    "side_by_side": "oldphoto.records.pictures",
+    "write_report": "oldphoto.records.report",
+}
+# Modules of a whole run, by the names that Python users know.
+_MODULES = {
+    "batch": "oldphoto.runs.batch",
+    "manifest": "oldphoto.records.manifest",
+    "planning": "oldphoto.runs.planning",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     value: object = getattr(import_module(_MODULE_OF.get(name, "oldphoto.errors")), name)
     return value
 

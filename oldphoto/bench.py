@@ -14,11 +14,11 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from oldphoto.faces import detect_faces
-from oldphoto.memory import limit
+from oldphoto.machine.memory import limit
 from oldphoto.options import Options
 from oldphoto.pipeline import Models
-from oldphoto.translation import translate_photo
+from oldphoto.stages.faces import detect_faces
+from oldphoto.stages.translation import translate_photo
 
 # Of the pixels, in strokes over the whole photo.
 DAMAGED_SHARE = 0.03

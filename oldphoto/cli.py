@@ -47,17 +47,17 @@ from oldphoto.errors import (
     WeightsCorruptError,
     WeightsUnavailableError,
 )
-from oldphoto.manifest import Manifest, Setting, absolute, error_facts, last_lines
-from oldphoto.manifest import read as read_manifest
 from oldphoto.options import Options, read_size
+from oldphoto.records.manifest import Manifest, Setting, absolute, error_facts, last_lines
+from oldphoto.records.manifest import read as read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oldphoto.batch import Listing, Outcome, Summary, Work
-    from oldphoto.manifest import Record
-    from oldphoto.planning import Existing, Plan, Planned
-    from oldphoto.report import Page
+    from oldphoto.records.manifest import Record
+    from oldphoto.records.report import Page
+    from oldphoto.runs.batch import Listing, Outcome, Summary, Work
+    from oldphoto.runs.planning import Existing, Plan, Planned
     from oldphoto.weights import Copy, ModelSet, WeightFile, WeightSet
     from oldphoto.weights import Model as ModelName
 
@@ -157,7 +157,7 @@ class Group(TyperGroup):
         except (typer.Exit, typer.Abort):  # both are RuntimeErrors
             raise
         except (MemoryError, RuntimeError) as error:
-            from oldphoto.memory import out_of_memory, ran_out
+            from oldphoto.machine.memory import out_of_memory, ran_out
 
             if not ran_out(error):
                 raise
@@ -179,7 +179,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the `oldphoto` command."""
-    from oldphoto.memory import reuse_pages
+    from oldphoto.machine.memory import reuse_pages
 
     reuse_pages()
     atexit.register(gc.freeze)  # or the collector goes through all of torch once more at the end, for half a second
@@ -604,9 +604,10 @@ def restore(
         quality=quality,
         max_memory=None if max_memory is None else read_size(max_memory),
     )
-    from oldphoto import arrivals, batch, cluster, planning
-    from oldphoto.image import DEFAULT_MAX_PIXELS
-    from oldphoto.signing import Signer
+    from oldphoto.files.image import DEFAULT_MAX_PIXELS
+    from oldphoto.records.c2pa import Signer
+    from oldphoto.runs import batch, planning, ray_cluster
+    from oldphoto.runs.watch import arrivals
 
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
     part = None if shard is None else planning.Shard.parse(shard)
@@ -663,7 +664,7 @@ def restore(
             if dry_run:
                 raise typer.Exit(report.dry_run(plan))
         in_work: set[Path] = set()
-        photos = arrivals.arrivals(lambda: make_plan("skip"), in_work) if plan is None else plan.photos
+        photos = arrivals(lambda: make_plan("skip"), in_work) if plan is None else plan.photos
         keep = None
         if manifest or resume:
             path = cast("Path", manifest or resume)
@@ -689,7 +690,7 @@ def restore(
                 load = partial(
                     load_on_node, weight_set(), options, device, precision.value, provenance, signer is not None
                 )
-            run = partial(cluster.run, pool=cluster.Pool(ray_address, workers))
+            run = partial(ray_cluster.run, pool=ray_cluster.Pool(ray_address, workers))
         with report, redirect_stdout(sys.stderr if engine is Engine.RAY else sys.stdout):
             summary = run(
                 photos,
@@ -711,8 +712,8 @@ def restore(
 
 def open_page(path: Path, plan: Plan | None, records: Mapping[Path, Record], *, overwrite: bool) -> Page:
     """A page to look at that begins with what earlier runs have done and this one leaves alone."""
-    from oldphoto.batch import blank_record
-    from oldphoto.report import Page, seen
+    from oldphoto.records.report import Page, seen
+    from oldphoto.runs.batch import blank_record
 
     waiting, skipped = ((), ()) if plan is None else (plan.photos, plan.skipped)
     page = Page(path, photos=None if plan is None else len(waiting) + len(skipped), overwrite=overwrite)
@@ -772,7 +773,8 @@ def find_weights(
     photos: Sequence[Planned] | None, options: Options, model: str, *, offline: bool, masks: bool, report: Report
 ) -> WeightSet:
     """Have the weights that these photos need and no others; all, where the photos are not known yet."""
-    from oldphoto import planning, weights
+    from oldphoto import weights
+    from oldphoto.runs import planning
 
     def nets(name: ModelSet) -> list[str]:
         # Photos of both kinds may need the nets of both paths; a dict keeps the order.
@@ -805,8 +807,8 @@ def load_models(
 ) -> Work:
     """Load the networks, once, and give what restores photos. tell: is told what each photo is going to take. jobs: how
     many are in work at once."""
-    from oldphoto import batch
     from oldphoto.pipeline import Models
+    from oldphoto.runs import batch
 
     models = Models.load(weight_set, device, precision)
     return batch.work_with(models, options, provenance=provenance, signed=signed, tell=tell, jobs=jobs)
@@ -861,7 +863,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Hash inputs and outputs again and say what has changed since they were restored; exit code 4 if anything has."""
-    from oldphoto import manifest
+    from oldphoto.records import manifest
 
     photos, changed = 0, 0
     for record, changes in manifest.verify(record for path in manifests for record in manifest.read(path)):
@@ -886,7 +888,7 @@ def export_premis(
     ],
 ) -> None:
     """Write a manifest as PREMIS 3 XML to stdout: files as objects, restorations as events."""
-    from oldphoto.premis import premis
+    from oldphoto.records.premis import premis
 
     document = premis(record for path in manifests for record in read_manifest(path))
     sys.stdout.buffer.write(document)
@@ -911,7 +913,7 @@ def list_faces(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on stdout.")] = False,
 ) -> None:
     """List the faces of photos by the numbers that `restore --only-face` and `--skip-face` take."""
-    from oldphoto import batch, planning
+    from oldphoto.runs import batch, planning
 
     if draw is None:
         photos = planning.find_photos(inputs, recursive=recursive)
@@ -921,7 +923,7 @@ def list_faces(
     detector = None
     if face_detector is FaceDetector.CNN:
         from oldphoto import weights
-        from oldphoto.faces import cnn_detector
+        from oldphoto.stages.faces import cnn_detector
 
         (file,) = (file for file in weights.read_lock() if file.net == weights.CNN_DETECTOR)
         with Downloads(stderr(), quiet=as_json) as downloads:
@@ -979,8 +981,8 @@ def make_report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that exists.")] = False,
 ) -> None:
     """Make a page of before and after from a manifest and the files it names; nothing is restored again."""
-    from oldphoto.manifest import read
-    from oldphoto.report import write_report
+    from oldphoto.records.manifest import read
+    from oldphoto.records.report import write_report
 
     count = write_report(output, (record for path in manifests for record in read(path)), overwrite=overwrite)
     stderr().print(Text(f"{count} photo{'s'[: count != 1]} in {shown(output)}"))
@@ -1212,7 +1214,7 @@ def bench(
     from oldphoto import weights
     from oldphoto.bench import STAGES
     from oldphoto.bench import bench as run
-    from oldphoto.memory import gigabytes
+    from oldphoto.machine.memory import gigabytes
     from oldphoto.pipeline import Models
 
     if unknown := set(stage or ()) - set(STAGES):

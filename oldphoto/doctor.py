@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from oldphoto import __version__, weights
 from oldphoto.errors import OldphotoError
@@ -51,7 +50,7 @@ def folders() -> dict[str, str]:
         "override": os.environ.get("OLDPHOTO_WEIGHTS") or "(OLDPHOTO_WEIGHTS is not set)",
         "cache": str(weights.cache_folder()),
         "hub": str(weights.hub_cache()),
-        "compact": str(Path(weights.__file__).parent / weights.COMPACT_FOLDER),
+        "compact": str(weights.PACKAGE / weights.COMPACT_FOLDER),
     }
 
 

@@ -21,11 +21,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from oldphoto import memory, restraint, threads, tone, weights
-from oldphoto.blending import blend
-from oldphoto.colour import LUMA, bands, eight_bits, from_srgb, is_srgb, to_srgb
+from oldphoto import weights
 from oldphoto.errors import OutOfMemoryError, UsageError
-from oldphoto.faces import (
+from oldphoto.files.colour import LUMA, bands, eight_bits, from_srgb, is_srgb, to_srgb
+from oldphoto.files.image import Photo
+from oldphoto.machine import memory, threads
+from oldphoto.machine.memory import limit, out_of_memory, ran_out
+from oldphoto.machine.workers import Flight
+from oldphoto.models.estimator import Estimator
+from oldphoto.models.loading import load_compact, load_published, placed
+from oldphoto.models.mapping import Mapping
+from oldphoto.models.spade import FaceGenerator
+from oldphoto.models.tensors import Pixels
+from oldphoto.models.vae import Vae
+from oldphoto.options import Options
+from oldphoto.stages import fading, strength
+from oldphoto.stages.blending import blend
+from oldphoto.stages.faces import (
     EVERYTHING,
     Detector,
     Face,
@@ -37,20 +49,10 @@ from oldphoto.faces import (
     enhance_faces,
     joined,
 )
-from oldphoto.flight import Flight
-from oldphoto.image import Photo
-from oldphoto.loading import load_compact, load_published, placed
-from oldphoto.memory import limit, out_of_memory, ran_out
-from oldphoto.models.estimator import Estimator
-from oldphoto.models.mapping import Mapping
-from oldphoto.models.spade import FaceGenerator
-from oldphoto.models.vae import Vae
-from oldphoto.options import Options
-from oldphoto.restraint import judged, kept, lessened
-from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
-from oldphoto.tensors import Pixels
-from oldphoto.tone import Tone, restore_tone
-from oldphoto.translation import Plan, TranslationNets, plan_translation, translate_photo
+from oldphoto.stages.fading import Tone, restore_tone
+from oldphoto.stages.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, Detection, Mask, dilated, find_scratches
+from oldphoto.stages.strength import judged, kept, lessened
+from oldphoto.stages.translation import Plan, TranslationNets, plan_translation, translate_photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -151,7 +153,7 @@ def _toned(seen: Pixels, mask: Mask | None, models: Models, options: Options) ->
     networks nothing."""
     if not options.restores_tone(unasked=not models.published):
         return seen, None
-    return restore_tone(seen, mask, models.estimator(tone.NET), options.tone_strength)
+    return restore_tone(seen, mask, models.estimator(fading.NET), options.tone_strength)
 
 
 def _kept(before: Pixels, after: Pixels, mask: Mask | None, models: Models, options: Options) -> Kept | None:
@@ -161,7 +163,7 @@ def _kept(before: Pixels, after: Pixels, mask: Mask | None, models: Models, opti
         return None
     if (given := _unjudged(options.strength, models)) is not None:
         return given
-    keep = judged(before, after, mask, models.estimator(restraint.NET))
+    keep = judged(before, after, mask, models.estimator(strength.NET))
     return keep if options.sharpen else keep._replace(raised=(0.0, 0.0, 0.0))
 
 
@@ -198,7 +200,7 @@ def enhanced_faces(faces: Sequence[Face], models: Models, options: Options, size
         keep = _unjudged(options.face_strength, models)
         if keep is None:
             rounded = np.asarray(np.rint(made), np.uint8)
-            keep = judged(before, rounded, None, models.estimator(restraint.FACE_NET))
+            keep = judged(before, rounded, None, models.estimator(strength.FACE_NET))
         if keep == EVERYTHING:
             return made, keep
         old = before.astype(np.float32)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from oldphoto.loading import load_published
+from oldphoto.models.loading import load_published
 
 Flavour = Literal["random", "passthrough"]
 

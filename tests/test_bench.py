@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from oldphoto.bench import DAMAGED_SHARE, STAGES, photo
 from oldphoto.cli import app
-from oldphoto.memory import resident
+from oldphoto.machine.memory import resident
 
 
 def test_every_stage_has_its_figures() -> None:

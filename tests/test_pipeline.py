@@ -20,16 +20,19 @@ import torch
 from PIL import Image
 
 import oldphoto
-from oldphoto import batch, memory, planning, translation, weights
-from oldphoto.blending import blend
-from oldphoto.colour import bands
+from oldphoto import weights
 from oldphoto.errors import OutOfMemoryError, UsageError
-from oldphoto.faces import detect_faces
-from oldphoto.image import Photo, read_photo, write_photo
+from oldphoto.files.colour import bands
+from oldphoto.files.image import Photo, read_photo, write_photo
+from oldphoto.machine import memory
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, Restorer, choose_device, grey_again, plan, restore
-from oldphoto.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
-from oldphoto.translation import Plan, Translated
+from oldphoto.runs import batch, planning
+from oldphoto.stages import translation
+from oldphoto.stages.blending import blend
+from oldphoto.stages.faces import detect_faces
+from oldphoto.stages.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
+from oldphoto.stages.translation import Plan, Translated
 from tests.pictures import adobe_rgb, press_profile, prophoto_rgb, saved, tiff
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -355,8 +358,8 @@ def test_what_faces_take_is_known_beforehand(size: int) -> None:
     """In a process that has done a small face, against what three of full size really add."""
     code = f"""
 import torch
-from oldphoto import memory
-from oldphoto.manifest import peak_memory
+from oldphoto.machine import memory
+from oldphoto.records.manifest import peak_memory
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 memory.reuse_pages()
 generator = FaceGenerator(FaceGeneratorConfig(width=16)).eval()
@@ -487,7 +490,7 @@ def test_grey_of_large_photos_is_made_in_bands(
 ) -> None:
     pixels = couple.pixels[:90, :70].astype(dtype) * dtype(np.iinfo(dtype).max // 255)
     whole = grey_tensor(pixels), grey_again(pixels)
-    monkeypatch.setattr("oldphoto.colour._AT_ONCE", 1000)
+    monkeypatch.setattr("oldphoto.files.colour._AT_ONCE", 1000)
     assert len(bands(pixels)) > 5
     assert torch.equal(grey_tensor(pixels), whole[0])
     assert np.array_equal(grey_again(pixels), whole[1])

@@ -19,7 +19,7 @@ from numpy.polynomial import polynomial
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
 
-from oldphoto import threads
+from oldphoto.machine import threads
 
 TILE, STEP = 6, 4
 # The polynomials are evaluated here and at infinity. The usual 0, 1, -1, 2, -2 double the error, which is about

@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from oldphoto import restraint, tone
 from oldphoto.errors import NoInputError, UsageError
-from oldphoto.loading import Config, build, load_compact
 from oldphoto.models.blocks import ResidualBlock
 from oldphoto.models.estimator import EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNetConfig
+from oldphoto.models.loading import Config, build, load_compact
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.vae import Refine, VaeConfig
+from oldphoto.stages import fading, strength
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.data import damage_of, photos_of
@@ -40,9 +40,9 @@ COMPACT: dict[str, Config] = {
     "face_generator": FaceGeneratorConfig(width=16, steering=32, residual=True),
     "face_finder": FaceFinderConfig(),
     "landmarks_5": LandmarkNetConfig(),
-    restraint.NET: EstimatorConfig(restraint.FIGURES, len(restraint.MOST)),
-    restraint.FACE_NET: EstimatorConfig(restraint.FIGURES, restraint.SHARES),
-    tone.NET: EstimatorConfig(tone.FIGURES, tone.ANSWERS, 96),
+    strength.NET: EstimatorConfig(strength.FIGURES, len(strength.MOST)),
+    strength.FACE_NET: EstimatorConfig(strength.FIGURES, strength.SHARES),
+    fading.NET: EstimatorConfig(fading.FIGURES, fading.ANSWERS, 96),
 }
 
 

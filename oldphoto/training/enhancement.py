@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from oldphoto import restraint
 from oldphoto.errors import NoInputError
-from oldphoto.faces import Landmarks, find_faces
-from oldphoto.loading import Config, placed
 from oldphoto.models.estimator import Estimator
+from oldphoto.models.loading import Config, placed
 from oldphoto.models.spade import FaceGenerator
+from oldphoto.stages import strength
+from oldphoto.stages.faces import Landmarks, find_faces
+from oldphoto.stages.translation import translate_whole
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import (
@@ -37,7 +38,6 @@ from oldphoto.training.base import (
 from oldphoto.training.data import Pixels, photos_of, read_photos
 from oldphoto.training.losses import PatchDiscriminator, deceive, discern, feature_matching, likeness
 from oldphoto.training.repair import FinetuneStage
-from oldphoto.translation import translate_whole
 
 # Faces in old photos are small: what reaches the generator is mostly enlarged from fewer pixels than it shows. Sides in
 # pixels that a batch of crops may have while it is aged, as shares of the generator's, and how often.
@@ -78,7 +78,7 @@ class FaceStage(Stage):
         trio = ("old_vae", "mapping", "clean_vae")
         nets = {name: placed(loaded(earlier / f"{name}.safetensors", nn.Module), device) for name in trio}
         self.restorer = FinetuneStage.trio(nets)
-        self.restraint = loaded(earlier / f"{restraint.NET}.safetensors", Estimator) if restrained else None
+        self.restraint = loaded(earlier / f"{strength.NET}.safetensors", Estimator) if restrained else None
         net = fresh(config)
         assert isinstance(net, FaceGenerator)
         if net.config.residual:
@@ -131,8 +131,8 @@ class FaceStage(Stage):
             return (made.clamp(-1.0, 1.0) + 1.0) / 2.0
         kept = []
         for before, after in zip(levels_of(old), levels_of(made), strict=True):
-            keep = restraint.judged(before, after, None, self.restraint)
-            kept.append(restraint.kept(before, after, None, keep))
+            keep = strength.judged(before, after, None, self.restraint)
+            kept.append(strength.kept(before, after, None, keep))
         return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).to(self.device) / 255.0
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

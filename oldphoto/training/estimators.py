@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from oldphoto import restraint, tone
-from oldphoto.colour import luminance
-from oldphoto.loading import placed
+from oldphoto.files.colour import luminance
 from oldphoto.models.estimator import Estimator, EstimatorConfig
+from oldphoto.models.loading import placed
 from oldphoto.models.spade import FaceGenerator
+from oldphoto.stages import fading, strength
+from oldphoto.stages.translation import translate_whole
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import COMPACT, Aged, Folders, Recipe, Stage, levels_of, loaded
 from oldphoto.training.degrade import Image
 from oldphoto.training.enhancement import FACES_AT_ONCE, FaceStage
 from oldphoto.training.repair import FinetuneStage
-from oldphoto.translation import translate_whole
 
 MEASURED_AT_ONCE = 32
 Measured = NDArray[np.float32]
@@ -115,14 +115,14 @@ class SharesStage(EstimatorStage):
 
     def _of_one(self, before: Image, after: Image, clean: Image, hole: NDArray[np.bool_]) -> dict[str, Measured]:
         change = after - before
-        whole = restraint.repaired(hole)[..., None]
-        split = [part if part.ndim == 3 else part[..., None] for part in restraint.parts(change)]
+        whole = strength.repaired(hole)[..., None]
+        split = [part if part.ndim == 3 else part[..., None] for part in strength.parts(change)]
         if self.sharpens:
-            split += [band[..., None] for band in restraint.detail(luminance(after))]
+            split += [band[..., None] for band in strength.detail(luminance(after))]
         free = np.stack([np.broadcast_to((1.0 - whole) * part, change.shape).ravel() for part in split])
         wanted = (clean - before - whole * change).ravel()
         return {
-            "figures": restraint.figures(before, after, hole & (not hole.all())),
+            "figures": strength.figures(before, after, hole & (not hole.all())),
             "quadratic": free @ free.T / wanted.size,
             "linear": free @ wanted / wanted.size,
             "rest": np.array(wanted @ wanted / wanted.size),
@@ -141,7 +141,7 @@ class SharesStage(EstimatorStage):
     @staticmethod
     def within(answers: Tensor) -> Tensor:
         """As a run takes them."""
-        return answers.clamp_min(0.0).minimum(answers.new_tensor(restraint.MOST[: answers.shape[1]]))
+        return answers.clamp_min(0.0).minimum(answers.new_tensor(strength.MOST[: answers.shape[1]]))
 
     @torch.no_grad()
     def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
@@ -149,7 +149,7 @@ class SharesStage(EstimatorStage):
         batch = self.kept_back()
         answers = nets[self.file](batch["figures"])
         every = torch.zeros_like(answers)
-        every[:, : restraint.SHARES] = 1.0
+        every[:, : strength.SHARES] = 1.0
         return {
             "psnr": _decibels(self.error(self.within(answers), batch)),
             "psnr_all": _decibels(self.error(every, batch)),
@@ -169,7 +169,7 @@ class RestraintStage(SharesStage):
     def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
         self.drawn = _Lightly(folders, earlier, recipe, device)
         self.restorer = FinetuneStage.trio({name: placed(net, device).eval() for name, net in self.drawn.nets.items()})
-        super().__init__(restraint.NET, earlier, recipe, device)
+        super().__init__(strength.NET, earlier, recipe, device)
 
     @torch.inference_mode()
     def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
@@ -212,7 +212,7 @@ class FaceRestraintStage(SharesStage):
         config = COMPACT["face_generator"]
         self.drawn = FaceStage(folders, earlier, recipe, device, "face_generator", config, restrained=True)
         self.generator = placed(loaded(earlier / "face_generator.safetensors", FaceGenerator), device).eval()
-        super().__init__(restraint.FACE_NET, earlier, recipe, device)
+        super().__init__(strength.FACE_NET, earlier, recipe, device)
 
     @torch.inference_mode()
     def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
@@ -231,7 +231,7 @@ class ToneStage(EstimatorStage, Aged):
 
     def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
         Aged.__init__(self, folders, recipe, device, damaged=0.15)
-        EstimatorStage.__init__(self, tone.NET, earlier, recipe, device)
+        EstimatorStage.__init__(self, fading.NET, earlier, recipe, device)
 
     def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
         """See EstimatorStage; p are gains and offsets. faded (N,): 1 where a line takes half of the error away."""
@@ -252,7 +252,7 @@ class ToneStage(EstimatorStage, Aged):
             old = ageing.applied(operation, old, worn & (rng.random(count) < 0.5), dice)
         old, _ = self.hurt(old, dice)
         old = (old * 255.0).round() / 255.0
-        figures = [tone.of_values(one.permute(1, 2, 0).reshape(-1, 3).cpu().numpy()) for one in old]
+        figures = [fading.of_values(one.permute(1, 2, 0).reshape(-1, 3).cpu().numpy()) for one in old]
         # Small copies, on which noise does not count as error.
         x, y = (255.0 * F.adaptive_avg_pool2d(z, 32).flatten(2).cpu().numpy() for z in (old, clean))
         rows = [self._of_one(*one) for one in zip(x, y, strict=True)]
@@ -270,7 +270,7 @@ class ToneStage(EstimatorStage, Aged):
             quadratic[c, 3 + c] = quadratic[3 + c, c] = -255.0 * x.mean() / 3.0
             linear[c], linear[3 + c] = (x * y).mean() / 3.0, -255.0 * y.mean() / 3.0
             gain = np.clip(
-                ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1.0), tone.LEAST_GAIN, tone.MOST_GAIN
+                ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1.0), fading.LEAST_GAIN, fading.MOST_GAIN
             )
             best += float(np.square(gain * (x - x.mean()) + y.mean() - y).mean()) / 3.0
         error = float(np.square(old - clean).mean())
@@ -299,11 +299,11 @@ class ToneStage(EstimatorStage, Aged):
         batch = self.kept_back()
         answers, faded = nets[self.file](batch["figures"]), batch["faded"] > 0
         likely = torch.sigmoid(answers[:, 6]).cpu().numpy()
-        grey = tone.monochrome(batch["figures"].cpu().numpy())
-        share = torch.from_numpy(tone.undone(likely, grey)).to(answers.device)
+        grey = fading.monochrome(batch["figures"].cpu().numpy())
+        share = torch.from_numpy(fading.undone(likely, grey)).to(answers.device)
         sure = share > 0.0
         nothing = answers.new_tensor((1.0, 1.0, 1.0, 0.0, 0.0, 0.0)).expand(len(answers), 6)
-        gains = answers[:, :3].clamp(tone.LEAST_GAIN, tone.MOST_GAIN)
+        gains = answers[:, :3].clamp(fading.LEAST_GAIN, fading.MOST_GAIN)
         done = torch.lerp(nothing, torch.cat([gains, answers[:, 3:6]], dim=1), share[:, None])
         before, after = self.error(nothing, batch), self.error(done, batch)
         return {

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from oldphoto.errors import NoInputError, UsageError
-from oldphoto.image import Photo
+from oldphoto.files.image import Photo
 from oldphoto.options import Options
 from oldphoto.pipeline import Models, restore
-from oldphoto.scratches import grey_tensor, resized_for
+from oldphoto.stages.scratches import grey_tensor, resized_for
 from oldphoto.training import degrade
 from oldphoto.training.data import image_files, overlays
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from oldphoto.colour import LUMA
 from oldphoto.errors import NoInputError
-from oldphoto.faces import search
-from oldphoto.loading import Config
+from oldphoto.files.colour import LUMA
 from oldphoto.models.face_finder import STRIDE, USUAL_SIDE
+from oldphoto.models.loading import Config
+from oldphoto.stages.faces import search
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import Folders, Recipe, Stage, fresh

@@ -23,7 +23,8 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from oldphoto.errors import FileAccessError, NoInputError
-from oldphoto.faces import (
+from oldphoto.models.landmarks import CELL, LandmarkNet, LandmarkNetConfig, means
+from oldphoto.stages.faces import (
     FACE_HEIGHT,
     LANDMARK_REACH,
     SQUARE_DOWN,
@@ -35,7 +36,6 @@ from oldphoto.faces import (
     square_of,
     transform,
 )
-from oldphoto.models.landmarks import CELL, LandmarkNet, LandmarkNetConfig, means
 from oldphoto.training.ageing import Dice, coded
 from oldphoto.training.base import Recipe, Stage
 from oldphoto.training.data import image_files

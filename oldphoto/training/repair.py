@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oldphoto.loading import Config, placed
+from oldphoto.models.loading import Config, placed
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.scratch_unet import ScratchUnet
 from oldphoto.models.vae import Vae
+from oldphoto.stages.translation import TranslationNets, source_of, translate_latents, translate_whole
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import Aged, Folders, Recipe, fresh, loaded, mean_psnr, quickly, signed
@@ -30,7 +31,6 @@ from oldphoto.training.losses import (
     latent_prior,
     likeness,
 )
-from oldphoto.translation import TranslationNets, source_of, translate_latents, translate_whole
 
 # Standard deviation of the noise on latents in stage one. The paper's is 1 at an unbounded latent scale.
 LATENT_NOISE = 0.2

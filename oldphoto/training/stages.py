@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from oldphoto.loading import PUBLISHED
 from oldphoto.models.landmarks import LandmarkNetConfig
+from oldphoto.models.loading import PUBLISHED
 from oldphoto.training.base import COMPACT, Folders, Recipe, Stage
 from oldphoto.training.enhancement import FaceStage
 from oldphoto.training.estimators import FaceRestraintStage, RestraintStage, ToneStage

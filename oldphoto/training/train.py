@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from oldphoto.errors import UsageError, WeightsCorruptError
-from oldphoto.loading import load_compact, load_strictly, placed, save_compact
+from oldphoto.models.loading import load_compact, load_strictly, placed, save_compact
 from oldphoto.training.base import Folders, Stage, quickly
 from oldphoto.training.stages import STAGES, Architecture
 

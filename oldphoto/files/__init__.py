@@ -1,0 +1,1 @@
+"""Photos in files: reading, writing, formats, colour and metadata. No networks."""

@@ -1,0 +1,374 @@
+"""Photographs from files and into files: read with everything but the pixels kept, written whole or not at all.
+
+The file's content says its format, not its name. What the decoders are trusted with, and why:
+- 8 bits a sample: Pillow, called by plug-in, so that its own size limit and format guessing stay out of the way.
+- 16 bits: tifffile and OpenCV, which also has JPEG 2000 and deep AVIF. Pillow opens 16-bit RGB as 8 bits without a
+  word, and clips 16-bit grey.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import re
+import secrets
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oldphoto.errors import BadImageError, FileAccessError, UsageError
+from oldphoto.files.colour import Pixels
+from oldphoto.files.decoding import as_bad_image, quiet
+from oldphoto.files.exif import Tiff
+from oldphoto.files.heif import read_avif, read_heic, why_not_written, write_avif, write_heic
+from oldphoto.files.jpeg2000 import CODESTREAM, read_jpeg2000, write_jpeg2000
+from oldphoto.files.netpbm import read_pnm, write_pnm
+from oldphoto.files.photo import Format, Metadata, Photo
+from oldphoto.files.plugins import read_bmp, read_jpeg, read_webp, write_bmp, write_jpeg, write_webp
+from oldphoto.files.png import read_png, write_png
+from oldphoto.files.tiff import page_offsets, read_tiff, write_tiff
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "PHOTO_SUFFIXES",
+    "Metadata",
+    "Photo",
+    "Pixels",
+    "count_pages",
+    "format_suffix",
+    "hidden_name",
+    "output_format",
+    "read_mask",
+    "read_pages",
+    "read_photo",
+    "remove_parts",
+    "same_format",
+    "write_mask",
+    "write_masks",
+    "write_pages",
+    "write_photo",
+]
+
+# A 10 x 8 inch original scanned at 2400 dpi has 461 million pixels.
+DEFAULT_MAX_PIXELS = 500_000_000
+
+_FORMAT_OF_SUFFIX: dict[str, Format] = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".jp2": "JPEG2000",
+    ".jpx": "JPEG2000",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".pgm": "PPM",
+    ".ppm": "PPM",
+    ".pnm": "PPM",
+    ".pbm": "PPM",
+    ".avif": "AVIF",
+    ".heic": "HEIC",
+    ".heif": "HEIC",
+}
+
+# What a folder is searched for, in lower case. A file named outright is read whatever its name is.
+PHOTO_SUFFIXES: tuple[str, ...] = tuple(_FORMAT_OF_SUFFIX)
+
+# Names that promise another format than any written here.
+_FOREIGN_SUFFIXES = (".gif", ".jxl", ".pdf", ".psd", ".svg")
+
+_READABLE = "JPEG, PNG, TIFF, WebP, JPEG 2000, BMP, PGM/PPM, AVIF, HEIC"
+_FOREIGN_CONTENT = (
+    (b"GIF8", 0, "a GIF picture"),
+    (b"JXL ", 4, "a JPEG XL picture"),
+    (b"%PDF", 0, "a PDF document"),
+    (b"8BPS", 0, "a Photoshop document"),
+)
+
+_OS_ADVICE = {
+    errno.ENOENT: "check the name and the folder",
+    errno.EACCES: "check the permissions of the file and its folder",
+    errno.EPERM: "check the permissions of the file and its folder",
+    errno.EROFS: "write to another folder",
+    errno.ENOSPC: "free some space or write to another disk",
+    errno.EDQUOT: "free some space or write to another disk",
+}
+
+
+def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Photo:
+    """The first page of a file, or of a file's content, turned upright as its EXIF orientation says.
+
+    max_pixels: the largest width x height that is decoded, told from the header; None for any.
+    Raises FileAccessError if the file cannot be read, BadImageError if it is not a picture, damaged or too large.
+    A TIFF's channels beyond colour and one alpha are left out; associated alpha is made straight.
+    """
+    return next(read_pages(source, max_pixels=max_pixels))
+
+
+def read_pages(
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS
+) -> Iterator[Photo]:
+    """The photos of a file in turn, each decoded when it is asked for: a TIFF may hold more than one.
+
+    Arguments and errors as in read_photo.
+    """
+    if isinstance(source, bytes):
+        name, data = "the picture", source
+    else:
+        name, data = Path(source).name, _load(Path(source))
+    with quiet(), as_bad_image(name):
+        format = _format_of(data)
+        pages = len(page_offsets(Tiff(data))) if format == "TIFF" else 1
+    for page in range(pages):
+        with quiet(), as_bad_image(name if pages == 1 else f"{name}, page {page + 1},"):
+            photo = read_tiff(data, max_pixels, page) if format == "TIFF" else _READERS[format](data, max_pixels)
+        yield photo
+
+
+def count_pages(path: Path) -> int:
+    """How many photos read_pages will give, told from the file's directories alone; 1 if they cannot be read."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return len(page_offsets(Tiff(content))) if _format_of(content[:64]) == "TIFF" else 1
+    except (OSError, ValueError, BadImageError, struct.error):
+        return 1  # what is wrong is told when it is read
+
+
+def write_photo(
+    photo: Photo,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    before_move: Callable[[Path], None] = lambda part: None,
+) -> None:
+    """Write one photo with all the metadata the format takes; as write_pages does."""
+    write_pages([photo], path, format=format, quality=quality, before_move=before_move)
+
+
+def write_pages(
+    photos: Iterable[Photo],
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    before_move: Callable[[Path], None] = lambda part: None,
+) -> None:
+    """Write photos into one file, with all the metadata its format takes: whole, in one step, or not at all.
+
+    It goes to a temporary file in the target's folder, which then takes the target's place; a link is replaced, not
+    followed. On any failure, Ctrl-C included, the temporary file is removed and what was at `path` is still there.
+    photos: at least one, asked for when its turn has come; more than one for TIFF only. A failure of theirs goes on.
+    format: as in output_format. quality: 1 to 100, for JPEG and WebP; the lossless formats pay no heed. None reuses a
+    JPEG source's own quantisation for a JPEG, keeps a lossless WebP lossless, and else takes 95.
+    before_move: called with the temporary file when it is whole; what it raises is a failure like any other.
+    Raises UsageError as output_format does, FileAccessError if the file cannot be written.
+    """
+    path = Path(path)
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"quality is {quality}", "use 1 to 100")
+    turn = iter(photos)
+    first = next(turn)
+    target = output_format(first, path, format)
+    part = hidden_name(path)
+    try:
+        try:
+            with part.open("x+b") as handle:
+                if target == "TIFF":
+                    write_tiff(chain([first], turn), handle, quality)
+                else:
+                    _WRITERS[target](first, handle, quality)
+                    if any(True for _ in turn):
+                        raise UsageError(f"{path.name}: {target} holds one picture", "write a .tif file instead")
+                handle.flush()
+                os.fsync(handle.fileno())
+            before_move(part)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _file_access_error("write", path, error) from error
+
+
+def remove_parts(path: Path) -> None:
+    """Delete the temporary files that a killed process left behind while it wrote `path`; never raises OSError."""
+    with suppress(OSError):
+        for part in path.parent.glob(f"{_hidden_prefix(path)}*"):
+            part.unlink()
+
+
+def hidden_name(path: Path) -> Path:
+    """A new name of the same suffix beside `path`, for a file that is to take its place; remove_parts finds it."""
+    return path.with_name(f"{_hidden_prefix(path)}{secrets.token_hex(6)}{path.suffix}")
+
+
+def _hidden_prefix(path: Path) -> str:
+    # Beside the target, so on the same disk; of constant length, so never too long; hidden from folder scans.
+    return f".oldphoto-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
+
+
+def output_format(photo: Photo, path: str | os.PathLike[str], format: str | None = None) -> Format:
+    """The format that write_photo will use: `format`, else what the suffix of `path` promises, else the source's.
+
+    Call it before a long restoration: it raises UsageError if the format is unknown or cannot hold this photo's depth,
+    alpha, size or metadata.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower() if format is None else f".{format.lower().lstrip('.')}"
+    chosen = _FORMAT_OF_SUFFIX.get(suffix)
+    if chosen is None and (format is not None or suffix in _FOREIGN_SUFFIXES):
+        raise UsageError(f"{path.name}: cannot write {suffix} files", f"use one of {_READABLE}")
+    chosen = chosen or photo.metadata.format
+    lossless = "write a .png or .tif file instead"
+    if (why := why_not_written(chosen)) is not None:
+        raise UsageError(f"{path.name}: {why[0]}", why[1])
+    if photo.depth == 16 and chosen in ("JPEG", "WEBP", "BMP", "AVIF", "HEIC"):
+        raise UsageError(f"{path.name}: {chosen} cannot hold the photo's 16 bits", lossless)
+    if photo.depth == 16 and photo.grey and photo.alpha is not None and chosen == "JPEG2000":
+        raise UsageError(f"{path.name}: JPEG 2000 cannot hold 16-bit grey with transparency here", lossless)
+    if photo.alpha is not None and chosen in ("JPEG", "BMP", "PPM"):
+        raise UsageError(f"{path.name}: {chosen} cannot hold the photo's transparency", lossless)
+    if chosen == "JPEG2000" and min(photo.width, photo.height) < 32:
+        raise UsageError(f"{path.name}: JPEG 2000 begins at 32 pixels a side here", lossless)
+    longest = {"JPEG": 65500, "WEBP": 16383}.get(chosen)
+    if longest is not None and max(photo.width, photo.height) > longest:
+        size = f"{photo.width} x {photo.height} pixels"
+        raise UsageError(f"{path.name}: {chosen} ends at {longest} pixels a side, the photo is {size}", lossless)
+    if chosen == "JPEG":
+        # One JPEG segment holds 65533 bytes, of which a few name its content.
+        held = photo.metadata
+        for name, content, room in (("EXIF", held.exif, 65527), ("XMP", held.xmp, 65504), ("IPTC", held.iptc, 65500)):
+            if content is not None and len(content) > room:
+                text = f"{path.name}: the photo has {len(content)} bytes of {name}, a JPEG holds {room}"
+                raise UsageError(text, lossless)
+    return chosen
+
+
+def format_suffix(format: str) -> str:
+    """What names of files in this format end in. Raises UsageError if it is unknown or cannot be written here."""
+    suffix = f".{format.lower().lstrip('.')}"
+    chosen = _FORMAT_OF_SUFFIX.get(suffix)
+    if chosen is None:
+        raise UsageError(f"cannot write {format} files", f"use one of {', '.join(sorted(_FORMAT_OF_SUFFIX))}")
+    if (why := why_not_written(chosen)) is not None:
+        raise UsageError(why[0], why[1])
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
+
+
+def same_format(one: str, other: str) -> bool:
+    """Whether two suffixes promise the same format."""
+    return _FORMAT_OF_SUFFIX.get(one.lower()) == _FORMAT_OF_SUFFIX.get(other.lower())
+
+
+def read_mask(
+    path: str | os.PathLike[str] | bytes, size: tuple[int, int], *, page: int = 0, pages: int = 1
+) -> NDArray[np.bool_]:
+    """A damage mask as (H, W) bool, True = damaged: the bright half of any picture, and opaque where it has alpha.
+
+    size: (width, height) of the photo. page, pages: which page of how many the photo is; the mask has as many.
+    Another size or number is a BadImageError. Other errors as in read_photo.
+    """
+    photos = read_pages(path, max_pixels=max(DEFAULT_MAX_PIXELS, size[0] * size[1]))
+    photo = next(photos)
+    name = "the mask" if isinstance(path, bytes) else f"mask {Path(path).name}"
+    if photo.metadata.pages != pages:
+        text = f"{name} has {photo.metadata.pages} pages, the photo {pages}"
+        raise BadImageError(text, "a mask has exactly its photo's pages; a TIFF holds several")
+    photo = next(islice(chain([photo], photos), page, None))
+    if (photo.width, photo.height) != size:
+        text = f"{name} is {photo.width} x {photo.height} pixels, the photo {size[0]} x {size[1]}"
+        raise BadImageError(text, "a mask has exactly its photo's size")
+    half = 1 << (photo.depth - 1)
+    weights = np.array([299, 587, 114], dtype=np.uint32)  # Rec. 601 luma in thousandths, exact in integers
+    mask: NDArray[np.bool_] = photo.pixels @ weights >= half * 1000
+    return mask if photo.alpha is None else mask & (photo.alpha >= half)
+
+
+def write_mask(mask: NDArray[np.bool_], path: str | os.PathLike[str]) -> None:
+    """Write an (H, W) mask as 8-bit grey PNG, 255 = damaged, whatever the name ends in. Errors as in write_photo."""
+    write_masks([mask], path)
+
+
+def write_masks(masks: Sequence[NDArray[np.bool_]], path: str | os.PathLike[str]) -> None:
+    """As write_mask, but several masks become the pages of a TIFF."""
+    photos = [Photo.from_array(mask.astype(np.uint8) * np.uint8(255)) for mask in masks]
+    if len(photos) > 1:
+        photos = [replace(photo, metadata=replace(photo.metadata, pages=len(photos))) for photo in photos]
+    write_pages(photos, path, format="png" if len(photos) == 1 else "tif")
+
+
+def _load(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise FileAccessError(f"{path} is a folder, not a picture", "name a file in it")
+        return path.read_bytes()
+    except OSError as error:
+        raise _file_access_error("read", path, error) from error
+
+
+def _file_access_error(verb: str, path: Path, error: OSError) -> FileAccessError:
+    return FileAccessError(f"cannot {verb} {path}: {error.strerror or error}", _OS_ADVICE.get(error.errno or 0, ""))
+
+
+def _format_of(data: bytes) -> Format:
+    if not data:
+        raise BadImageError("is empty (0 bytes)")
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith(CODESTREAM) or data[4:8] == b"jP  ":
+        return "JPEG2000"
+    if data[4:8] == b"ftyp":
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(int.from_bytes(data[:4]), 256), 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}:
+            return "HEIC"
+    if data.startswith(b"BM"):
+        return "BMP"
+    if re.match(rb"P[1-6][\s#]", data):
+        return "PPM"
+    for magic, at, what in _FOREIGN_CONTENT:
+        if data[at:].startswith(magic):
+            raise BadImageError(f"is {what}, which is not read here", f"convert it to one of {_READABLE}")
+    raise BadImageError(f"is not a picture that is read here ({_READABLE})")
+
+
+_READERS: dict[Format, Callable[[bytes, int | None], Photo]] = {
+    "JPEG": read_jpeg,
+    "PNG": read_png,
+    "WEBP": read_webp,
+    "JPEG2000": read_jpeg2000,
+    "BMP": read_bmp,
+    "PPM": read_pnm,
+    "AVIF": read_avif,
+    "HEIC": read_heic,
+}
+_WRITERS: dict[Format, Callable[[Photo, BinaryIO, int | None], None]] = {
+    "JPEG": write_jpeg,
+    "PNG": write_png,
+    "WEBP": write_webp,
+    "JPEG2000": write_jpeg2000,
+    "BMP": write_bmp,
+    "PPM": write_pnm,
+    "AVIF": write_avif,
+    "HEIC": write_heic,
+}

@@ -1,0 +1,164 @@
+"""JPEG 2000: boxes by hand, pixels by OpenJPEG, which Pillow has for 8 bits and OpenCV for 16."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from io import BytesIO
+from typing import BinaryIO, cast
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+
+from oldphoto.errors import BadImageError
+from oldphoto.files.colour import Pixels
+from oldphoto.files.decoding import check_size
+from oldphoto.files.exif import exif_block, pair_or_none, settle_orientation
+from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
+
+CODESTREAM = b"\xff\x4f\xff\x51"
+_SIGNATURE = b"\r\n\x87\n"
+_XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_IPTC = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
+_EXIF = b"JpgTiffExif->JP2"
+
+
+def read_jpeg2000(data: bytes, max_pixels: int | None) -> Photo:
+    """A JP2 file or a bare codestream, of up to 8 or of 16 bits."""
+    found = {CODESTREAM: data} if data.startswith(CODESTREAM) else dict(_boxes(data))
+    stream = found.get(CODESTREAM) or found.get(b"jp2c", b"")
+    if not stream.startswith(CODESTREAM):
+        raise BadImageError("is damaged: no JPEG 2000 codestream")
+    right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
+    check_size(right - left, bottom - top, max_pixels)
+    (count,) = struct.unpack_from(">H", stream, 40)
+    depths = {(depth & 0x7F) + 1 for depth in stream[42 : 42 + 3 * count : 3]}
+    header = dict(_boxes(found.get(b"jp2h", b"")))
+    colour = header.get(b"colr", b"")
+    icc = colour[3:] if colour[:1] in (b"\2", b"\3") else None
+    if max(depths) <= 8:
+        image = Jpeg2KImageFile(BytesIO(data))
+        image.load()
+        colours, alpha, _ = channels(image)
+        mode = image.mode
+    else:
+        colours, alpha = _decode_16_bits(data, depths, count, colour, header.get(b"cdef"))
+        mode = "I;16" if colours.ndim == 2 else "RGB;16"
+    exif, orientation = settle_orientation(exif_block(found.get(b"uuid" + _EXIF)))
+    metadata = Metadata(
+        format="JPEG2000",
+        mode=mode,
+        icc=icc,
+        exif=exif,
+        xmp=found.get(b"uuid" + _XMP),
+        iptc=found.get(b"uuid" + _IPTC),
+        dpi=_resolution(dict(_boxes(header.get(b"res ", b"")))),
+        jpeg2000_ratio=_ratio(stream, (right - left) * (bottom - top) * count * (2 if max(depths) > 8 else 1)),
+    )
+    return upright(colours, alpha, metadata, orientation)
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each box; of a uuid box the name is "uuid" and its uuid."""
+    at = 0
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        start = at + 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        end = at + length if length else len(data)
+        if end <= at:
+            raise BadImageError(f"is damaged: a box of {length} bytes")
+        if name == b"uuid":
+            name += data[start : start + 16]
+            start += 16
+        yield name, data[start:end]
+        at = end
+
+
+def _decode_16_bits(
+    data: bytes, depths: set[int], count: int, colour: bytes, roles: bytes | None
+) -> tuple[Pixels, Pixels | None]:
+    if depths != {16} or count not in (1, 3, 4) or colour[3:7] == struct.pack(">I", 18):
+        text = f"has {count} channels of {', '.join(str(depth) for depth in sorted(depths))} bits"
+        raise BadImageError(text, "convert it to 8- or 16-bit grey or RGB")
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise BadImageError("is damaged or cut short")
+    samples = cast("Pixels", decoded)
+    if samples.ndim == 2:
+        return samples, None
+    # (channel, role, what it belongs to): role 1 is straight opacity.
+    opaque = roles is not None and any(
+        struct.unpack_from(">HH", roles, at) == (3, 1) for at in range(2, len(roles) - 5, 6)
+    )
+    return samples[..., 2::-1], samples[..., 3] if count == 4 and opaque else None
+
+
+def _resolution(boxes: dict[bytes, bytes]) -> tuple[float, float] | None:
+    """Of the scan, else as it should be shown: dots per inch."""
+    content = boxes.get(b"resc") or boxes.get(b"resd")
+    if content is None:
+        return None
+    down, down_by, across, across_by, down_power, across_power = struct.unpack_from(">4H2b", content)
+    metre = [Fraction(across, across_by or 1) * Fraction(10) ** across_power]
+    metre.append(Fraction(down, down_by or 1) * Fraction(10) ** down_power)
+    return pair_or_none([dots * Fraction(254, 10_000) for dots in metre])
+
+
+def _ratio(stream: bytes, size: int) -> float | None:
+    """How much smaller a codestream is than its pixels, if its wavelet is the lossy one."""
+    at = 2
+    while stream[at : at + 2] != b"\xff\x52":
+        (length,) = struct.unpack_from(">H", stream, at + 2)
+        at += 2 + length
+    return size / len(stream) if stream[at + 13] == 0 else None
+
+
+def write_jpeg2000(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
+    """A JP2 file, lossless unless the source was lossy: then as many times smaller than its pixels as that."""
+    metadata = photo.metadata
+    samples = samples_of(photo, slice(None))
+    count = samples.shape[2]
+    if count == 2:  # OpenCV does not know grey with alpha
+        content = BytesIO()
+        Image.fromarray(samples).save(content, "JPEG2000")
+        encoded = content.getvalue()
+    else:
+        order = samples[..., 0] if count == 1 else samples[..., [2, 1, 0, 3][:count]]
+        thousandths = 1000 if metadata.jpeg2000_ratio is None else min(1000, round(1000 / metadata.jpeg2000_ratio))
+        options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, max(1, thousandths)]
+        encoded = cv2.imencode(".jp2", order, options)[1].tobytes()
+    stream = dict(_boxes(encoded))[b"jp2c"]
+
+    def box(name: bytes, *parts: bytes) -> bytes:
+        body = b"".join(parts)
+        return struct.pack(">I4s", 8 + len(body), name) + body
+
+    if photo.icc is not None:
+        colour = b"\2\0\0" + photo.icc
+    else:
+        colour = b"\1\0\0" + struct.pack(">I", 17 if photo.grey else 16)
+    header = [
+        box(b"ihdr", struct.pack(">IIHBBBB", photo.height, photo.width, count, photo.depth - 1, 7, 0, 0)),
+        box(b"colr", colour),
+    ]
+    if photo.alpha is not None:
+        roles = [(k, 0, k + 1) for k in range(count - 1)] + [(count - 1, 1, 0)]
+        header.append(box(b"cdef", struct.pack(">H", count), *(struct.pack(">HHH", *role) for role in roles)))
+    if metadata.dpi is not None:
+        across, down = (Fraction(dots).limit_denominator(200) for dots in metadata.dpi)
+        # Dots a metre: by 254 and ten thousand, so that whole dots an inch stay whole.
+        numbers = (down.numerator, 254 * down.denominator, across.numerator, 254 * across.denominator)
+        if max(numbers) < 1 << 16:
+            header.append(box(b"res ", box(b"resc", struct.pack(">4H2b", *numbers, 4, 4))))
+    handle.write(box(b"jP  ", _SIGNATURE) + box(b"ftyp", b"jp2 ", bytes(4), b"jp2 ") + box(b"jp2h", *header))
+    for name, packet in ((_EXIF, metadata.exif), (_XMP, metadata.xmp), (_IPTC, metadata.iptc)):
+        if packet is not None:
+            handle.write(box(b"uuid", name, packet))
+    handle.write(struct.pack(">I4s", 0, b"jp2c"))  # up to the end
+    handle.write(stream)

@@ -1,0 +1,53 @@
+"""PGM and PPM: 8 bits by Pillow, 16 by hand, since Pillow has no 16-bit RGB."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+from PIL.PpmImagePlugin import PpmImageFile
+
+from oldphoto.errors import BadImageError
+from oldphoto.files.decoding import check_size
+from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
+
+_PNM_HEADER = re.compile(rb"P([1-6])(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])")
+_PNM_MAXIMUM = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d+)\s")
+
+
+def read_pnm(data: bytes, max_pixels: int | None) -> Photo:
+    """P1 to P6; samples of more than 8 bits become 16."""
+    header = _PNM_HEADER.match(data)
+    if header is None:
+        raise BadImageError("is damaged: no PGM/PPM header")
+    kind, width, height = (int(number) for number in header.groups())
+    check_size(width, height, max_pixels)
+    top = None if kind in (1, 4) else _PNM_MAXIMUM.match(data, header.end())
+    if top is None or int(top[1]) < 256:
+        image = PpmImageFile(BytesIO(data))
+        image.load()
+        colours, alpha, _ = channels(image)
+        return upright(colours, alpha, Metadata(format="PPM", mode=image.mode), 1)
+    maximum, count_each = int(top[1]), 3 if kind in (3, 6) else 1
+    if maximum > 65535:
+        raise BadImageError(f"has samples up to {maximum}, more than 16 bits")
+    count = width * height * count_each
+    if kind in (2, 3):
+        samples = np.array(data[top.end() :].split()[:count], dtype=np.uint32)
+    else:
+        samples = np.frombuffer(data, ">u2", count, top.end()).astype(np.uint32)
+    if samples.size != count:
+        raise BadImageError(f"is cut short: {samples.size} of {count} samples")
+    colours = ((samples * 65535 + maximum // 2) // maximum).clip(0, 65535).astype(np.uint16)
+    colours = colours.reshape((height, width, 3) if count_each == 3 else (height, width))
+    return upright(colours, None, Metadata(format="PPM", mode="RGB;16" if count_each == 3 else "I;16"), 1)
+
+
+def write_pnm(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
+    """P5 or P6; there is no place for metadata."""
+    top = (1 << photo.depth) - 1
+    handle.write(f"P{5 if photo.grey else 6}\n{photo.width} {photo.height}\n{top}\n".encode())
+    samples = samples_of(photo, slice(None))
+    handle.write(np.ascontiguousarray(samples, dtype=samples.dtype.newbyteorder(">")).data)

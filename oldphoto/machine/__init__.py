@@ -1,0 +1,1 @@
+"""The computer: memory, threads and the workers that photos are restored in."""

@@ -1,0 +1,1 @@
+"""The stages of a restoration, in one file each; `oldphoto.pipeline` puts them in order."""
