@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oldphoto.errors import WeightsCorruptError
+from oldphoto.models.damage_net import DamageNet, DamageNetConfig
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
@@ -37,6 +38,7 @@ Config = (
     VaeConfig
     | MappingConfig
     | ScratchUnetConfig
+    | DamageNetConfig
     | FaceGeneratorConfig
     | FaceFinderConfig
     | LandmarkNetConfig
@@ -71,6 +73,10 @@ def build(config: Config) -> nn.Module:
             return LatentMapping(config)
         case ScratchUnetConfig():
             return ScratchUnet(config)
+        case DamageNetConfig():
+            return DamageNet(config)
+        case SRVGGConfig():
+            return SRVGGNetCompact(config)
         case FaceGeneratorConfig():
             return FaceGenerator(config)
         case FaceFinderConfig():
@@ -79,8 +85,6 @@ def build(config: Config) -> nn.Module:
             return LandmarkNet(config)
         case EstimatorConfig():
             return Estimator(config)
-        case SRVGGConfig():
-            return SRVGGNetCompact(config)
         case RRDBConfig():
             return RRDBNet(config)
 

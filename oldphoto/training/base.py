@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from oldphoto.errors import NoInputError, UsageError
 from oldphoto.models.blocks import ResidualBlock
+from oldphoto.models.damage_net import DamageNetConfig
 from oldphoto.models.estimator import EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNetConfig
@@ -23,6 +24,7 @@ from oldphoto.models.loading import Config, build, load_compact
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
+from oldphoto.models.srvgg import SRVGGConfig
 from oldphoto.models.vae import Refine, VaeConfig
 from oldphoto.stages import fading, strength
 from oldphoto.training import ageing
@@ -34,6 +36,8 @@ from oldphoto.training.lettering import lettering_of
 
 COMPACT: dict[str, Config] = {
     "scratch_unet": ScratchUnetConfig(width=16),
+    "damage_net": DamageNetConfig(),
+    "rebuilder": SRVGGConfig(48, 16, "bilinear"),
     "old_vae": VaeConfig(width=32, blocks=2, norm="none", mask_input=True),
     "clean_vae": VaeConfig(width=32, blocks=2, norm="none", refine=32),
     "mapping": MappingConfig(channels=(96, 96), blocks=4, norm="none"),
@@ -56,23 +60,29 @@ LETTERING_MAPS = 1024
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the images lie: clean photos, real old photos, damage overlays by kind, clean faces; and the file of points
-    placed by hand on some of the faces."""
+    """Where the images lie: clean photos, real old photos, damage overlays by kind, clean faces; the file of points
+    placed by hand on some of the faces; and, where there are any, more photos in colour, labels of real damage, whose
+    photos' paths start from the folder that `labels` lies in, and the published networks that teach ours."""
 
     clean: Path
     old: Path
     damage: Path
     faces: Path
     landmarks: Path
+    colour: Path
+    labels: Path
+    teachers: Path
 
     @staticmethod
     def below(data: Path) -> Folders:
-        """`data`/clean, /old, /damage and /faces; a `train` folder inside one is preferred."""
+        """`data`/clean, /old, /damage, /faces and /colour; a `train` folder inside one is preferred."""
         if not data.is_dir():
             raise NoInputError(f"{data}: no such folder")
-        folders = [data / name for name in ("clean", "old", "damage", "faces")]
-        chosen = (f / "train" if (f / "train").is_dir() else f for f in folders)
-        return Folders(*chosen, landmarks=data / "landmarks189.json")  # type: ignore[misc]  # four, says the line above
+        folders = [data / name for name in ("clean", "old", "damage", "faces", "colour")]
+        clean, old, damage, faces, colour = (f / "train" if (f / "train").is_dir() else f for f in folders)
+        return Folders(
+            clean, old, damage, faces, data / "landmarks189.json", colour, data / "labels", data / "teachers"
+        )
 
 
 @dataclass(frozen=True)

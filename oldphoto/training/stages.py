@@ -8,13 +8,17 @@ from typing import Literal
 
 import torch
 
+from oldphoto.models.damage_net import DamageNetConfig
 from oldphoto.models.landmarks import LandmarkNetConfig
 from oldphoto.models.loading import PUBLISHED
+from oldphoto.models.srvgg import SRVGGConfig
 from oldphoto.training.base import COMPACT, Folders, Recipe, Stage
+from oldphoto.training.damage import DamageStage
 from oldphoto.training.enhancement import FaceStage
 from oldphoto.training.estimators import FaceRestraintStage, RestraintStage, ToneStage
 from oldphoto.training.face_finder import FinderStage
 from oldphoto.training.landmarks import LandmarkStage, placed_points, portraits
+from oldphoto.training.rebuilding import RebuildStage
 from oldphoto.training.repair import FinetuneStage, MappingStage, ScratchStage, VaeStage
 
 Build = Callable[[Folders, Path, Recipe, torch.device], Stage]
@@ -29,6 +33,18 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
         "scratch-unet": (
             lambda f, _, r, d: ScratchStage(f, r, d, COMPACT["scratch_unet"]),
             Recipe(steps=1422, batch=32, size=224, rate=1e-3),
+        ),
+        "damage": (
+            lambda f, _, r, d: DamageStage(f, r, d, _damage_config()),
+            Recipe(steps=20_000, batch=16, size=256, rate=1e-3, smoothing=0.999),
+        ),
+        "rebuild-distil": (
+            lambda f, _, r, d: RebuildStage(f, r, d, _rebuilder_config(), adversarial=False),
+            Recipe(steps=4000, batch=8, size=64, rate=8e-4),
+        ),
+        "rebuild": (
+            lambda f, _, r, d: RebuildStage(f, r, d, _rebuilder_config(), adversarial=True),
+            Recipe(steps=20_000, batch=8, size=64, rate=3e-4),
         ),
         "old-vae": (
             lambda f, _, r, d: VaeStage(f, r, d, COMPACT["old_vae"], old=True),
@@ -98,4 +114,16 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
 def _landmark_config() -> LandmarkNetConfig:
     config = COMPACT["landmarks_5"]
     assert isinstance(config, LandmarkNetConfig)
+    return config
+
+
+def _damage_config() -> DamageNetConfig:
+    config = COMPACT["damage_net"]
+    assert isinstance(config, DamageNetConfig)
+    return config
+
+
+def _rebuilder_config() -> SRVGGConfig:
+    config = COMPACT["rebuilder"]
+    assert isinstance(config, SRVGGConfig)
     return config

@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -158,11 +159,15 @@ class _Run:
         # Crops are of one size: the search for quick convolutions pays. Ageing wants more than TF32's 10 bits.
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
         done = self._done(minutes)
+        # The samples of the next step are made while this one is trained on.
+        maker = ThreadPoolExecutor(1)
+        coming = maker.submit(self.stage.batch, self.step)
         while done < 1.0:
             torch.manual_seed(recipe.seed * 1_000_003 + self.step)
             for group in (*self.optimiser.param_groups, *(self.judging.param_groups if self.judging else ())):
                 group["lr"] = recipe.rate_at(self.step, done)
-            batch = {k: _channels_last(v) for k, v in self.stage.batch(self.step).items()}
+            batch = {k: _channels_last(v) for k, v in coming.result().items()}
+            coming = maker.submit(self.stage.batch, self.step + 1)
             with quickly(self.device):
                 mine, judged = self.stage.loss(batch)
             self._update(self.optimiser, self.stage.nets, torch.stack(list(mine.values())).sum())
@@ -192,6 +197,7 @@ class _Run:
             if now - saved > checkpoint_seconds or ends:
                 self.save()
                 saved = time.monotonic()
+        maker.shutdown()
         if board is not None:
             board.close()
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from oldphoto import cli
 from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError, WeightsCorruptError
+from oldphoto.models.damage_net import DamageNetConfig
 from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
 from oldphoto.models.loading import PUBLISHED, load_compact
 from oldphoto.models.mapping import MappingConfig
@@ -25,7 +26,7 @@ from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.vae import VaeConfig
 from oldphoto.stages.faces import Face
-from oldphoto.training import ageing, base, degrade, enhancement, repair, stages
+from oldphoto.training import ageing, base, damage, degrade, enhancement, repair, stages
 from oldphoto.training.ageing import Dice
 from oldphoto.training.data import DamageMaps, Photos, image_files, overlays, read_photos
 from oldphoto.training.evaluate import Pair, area_under_curve, colour_shift, gmsd, pairs, psnr, ssim, tuned
@@ -316,11 +317,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "clean_vae": replace(old, mask_input=False, refine=4),
         "mapping": mapping,
         "scratch_unet": ScratchUnetConfig(width=2),
+        "damage_net": DamageNetConfig((2, 3, 4, 5, 6)),
         "face_generator": FaceGeneratorConfig(width=1, steering=2, residual=True),
         "face_finder": FaceFinderConfig((2, 3, 4), depth=1),
     }
     for name, config in small.items():
         monkeypatch.setitem(base.COMPACT, name, config)
+    for name, count in (("LAYERS", 12), ("OVERLAYS", 2), ("LETTERINGS", 2)):
+        monkeypatch.setattr(damage, name, count)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -339,7 +343,8 @@ def test_the_face_finder_trains(data: Path, tmp_path: Path, shared: Path) -> Non
 def test_all_stages_train_in_order_and_their_weights_load(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for own in ("face-finder", "landmarks"):  # need photos of faces, and have tests of their own
+    # They need photos of faces, or a teacher, and have tests of their own.
+    for own in ("face-finder", "landmarks", "rebuild-distil", "rebuild"):
         monkeypatch.delitem(stages.STAGES["compact"], own)
     out = tmp_path / "out"
     (out / "aligned-64").mkdir(parents=True)
@@ -347,7 +352,7 @@ def test_all_stages_train_in_order_and_their_weights_load(
         Image.fromarray(eight_bits(photo(i, 64))).save(out / "aligned-64" / f"{i}.png")
     rows: dict[str, dict[str, float | int | str]] = {}
     files = train_all(data, out, steps=2, batch=4, size=64, report=rows.__setitem__)
-    assert {f.stem for f in files} == base.COMPACT.keys() - {"face_finder", "landmarks_5"}
+    assert {f.stem for f in files} == base.COMPACT.keys() - {"face_finder", "landmarks_5", "rebuilder"}
     assert all(next(load_compact(f).parameters()).isfinite().all() for f in files)
     assert list(rows) == list(stages.STAGES["compact"])
     assert {row["step"] for row in rows.values()} == {2}
