@@ -19,7 +19,7 @@ DISTRIBUTIONS = {
     "dlib": ("dlib-bin", "dlib"),
     "huggingface-hub": ("huggingface-hub",),
     "safetensors": ("safetensors",),
-    "tifffile": ("tifffile",),
+    "simplejpeg": ("simplejpeg",),
 }
 
 LANDMARKS_LICENCE = (

@@ -142,6 +142,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
             pixels = np.where(mask[..., None], pixels, photo.pixels)
     missing = [number for number in options.only_faces + options.skip_faces if number > len(faces)]
     warnings = (
+        *photo.warnings,
         *told,
         *(f"there is no face {number}: {len(faces)} were found" for number in missing),
     )

@@ -9,12 +9,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 from PIL import Image
 
-from oldphoto.errors import BadImageError
+from oldphoto.errors import BadImageError, OldphotoError
 
 
 @contextmanager
@@ -22,16 +23,60 @@ def as_bad_image(name: str) -> Iterator[None]:
     """Whatever a decoder raises comes out as one BadImageError that begins with the picture's name."""
     try:
         yield
+    except TooLargeError as error:
+        raise TooLargeError(f"{name} {error}", error.advice, error.size) from error
     except BadImageError as error:
         raise BadImageError(f"{name} {error}", error.advice) from error
-    except MemoryError:
+    except (MemoryError, OldphotoError):
         raise
     except struct.error as error:
         raise BadImageError(f"{name} is damaged or cut short: its header ends too early") from error
     except Exception as error:
         # Decoders fail on damaged files with nearly every type there is; all of them mean the same here.
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if any(words in reason.lower() for words in _UNSUPPORTED):
+            text = f"{name} is of a kind that is not read here: {reason}"
+            raise BadImageError(text, "convert it to an 8- or 16-bit TIFF or PNG") from error
         raise BadImageError(f"{name} is damaged or cut short: {reason}") from error
+
+
+# What decoders say of files that may well be sound.
+_UNSUPPORTED = (
+    *("unsupported", "not supported", "unknown pixel mode", "cannot handle", "not implemented", "unimplemented"),
+    *("unknown psm", "unknown data encoding", "no decoder"),
+)
+
+
+class TooLargeError(BadImageError):
+    """A photo of more pixels than are to be decoded. size: its width and height."""
+
+    def __init__(self, message: str, advice: str, size: tuple[int, int]) -> None:
+        super().__init__(message, advice)
+        self.size = size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be decoded; every reader asks `check` before it does so.
+
+    max_pixels: the largest width x height; None for any.
+    admit: is called with the bytes that decoding takes beside the file's content. It returns when there is room for
+        them, or raises.
+    """
+
+    max_pixels: int | None = None
+    admit: Callable[[int], None] = lambda size: None
+
+    def check(self, width: int, height: int, pixel_bytes: float) -> None:
+        """Raise for a photo that is not to be decoded. pixel_bytes: the most memory a pixel takes meanwhile."""
+        if width <= 0 or height <= 0:
+            raise BadImageError(f"is {width} x {height} pixels: there is nothing in it")
+        if self.max_pixels is not None and width * height > self.max_pixels:
+            millions = f"{width * height / 1e6:,.1f} million pixels"
+            text = f"is {width} x {height}, {millions}; the limit is {self.max_pixels / 1e6:,.1f} million"
+            advice = f"if you trust the file, allow it with --max-pixels {width * height}"
+            raise TooLargeError(text, advice, (width, height))
+        self.admit(int(width * height * pixel_bytes))
 
 
 _DECODER_LOCK = threading.Lock()
@@ -51,7 +96,7 @@ def quiet() -> Iterator[None]:
     """
     with _DECODER_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loggers = [logging.getLogger(name) for name in ("tifffile", "PIL.TiffImagePlugin", "PIL.PngImagePlugin")]
+        loggers = [logging.getLogger(name) for name in ("PIL.TiffImagePlugin", "PIL.PngImagePlugin")]
         for logger in loggers:
             logger.addFilter(_drop_record)
         level, limit = _set_cv2_log_level(0), Image.MAX_IMAGE_PIXELS
@@ -80,16 +125,6 @@ def no_standard_error() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def check_size(width: int, height: int, max_pixels: int | None) -> None:
-    """Raise BadImageError for a photo without pixels, or with more than are to be decoded; None is no limit."""
-    if width <= 0 or height <= 0:
-        raise BadImageError(f"is {width} x {height} pixels: there is nothing in it")
-    if max_pixels is not None and width * height > max_pixels:
-        millions = f"{width * height / 1e6:,.1f} million pixels"
-        text = f"is {width} x {height}, {millions}; the limit is {max_pixels / 1e6:,.1f} million"
-        raise BadImageError(text, f"if you trust the file, allow it with --max-pixels {width * height}")
 
 
 def animation() -> BadImageError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -20,19 +20,23 @@ def bytes_or_none(value: object) -> bytes | None:
 
 
 def pair_or_none(value: Any) -> tuple[float, float] | None:
-    """A resolution, across and down, if these are two numbers above 0."""
+    """A resolution, across and down, if these are two numbers that every format can hold."""
     try:
         across, down = (float(number) for number in value)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
-    return (across, down) if across > 0 and down > 0 else None
+    return (across, down) if 0 < across <= MOST_DPI and 0 < down <= MOST_DPI else None
 
+
+MOST_DPI = 65535  # the JPEG header has 16 bits for it; no scanner comes near
 
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+MOST_NUMBERS = 1 << 18  # that are taken from one tag: as many as a page may have strips, and more than a colour map has
+MOST_TAGS = 65535  # of one directory; more cannot be said in a classic TIFF
 _NUMBER_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 _EXIF_POINTER, _GPS_POINTER, _INTEROPERABILITY_POINTER = 0x8769, 0x8825, 0xA005
-_MAKER_NOTE = 0x927C
+MAKER_NOTE = 0x927C
 
 # What the main directory says about the photograph, not about how its pixels are stored.
 _DESCRIBING = (
@@ -44,7 +48,7 @@ _DESCRIBING = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tag of a directory: its type and count, and where in the file its `size` value bytes lie; `field` is where
     type, count and value (or its offset) stand in the directory.
@@ -77,52 +81,90 @@ class Tiff:
 
     def unpack(self, format: str, at: int) -> int:
         """One number at an offset."""
+        self._within(at)
         return int(struct.unpack_from(self.order + format, self.data, at)[0])
+
+    def _within(self, at: int) -> None:
+        # An offset of 64 bits may be more than Python takes for an index.
+        if at > len(self.data):
+            raise struct.error(f"offset {at} lies beyond the end")
 
     def directory(self, at: int) -> tuple[dict[int, Entry], int]:
         """The readable tags of the directory at this offset, by code, and the next directory's offset or 0."""
-        count = self.unpack("Q" if self.big else "H", at)
+        entries, _, end = self._entries(at)
+        return entries, self.unpack("Q" if self.big else "I", end)
+
+    def beyond_end(self, at: int) -> list[int]:
+        """The codes of the directory's tags whose values lie beyond the end of the data."""
+        return self._entries(at)[1]
+
+    def length(self, at: int) -> int:
+        """How many tags the directory at this offset has."""
+        return self.unpack("Q" if self.big else "H", at)
+
+    def _entries(self, at: int) -> tuple[dict[int, Entry], list[int], int]:
+        """The directory's tags, the codes of those that lie beyond the end, and where the directory ends."""
+        count = self.length(at)
+        if count > MOST_TAGS:
+            raise BadImageError(f"is damaged: a directory of {count} tags")
         at += 8 if self.big else 2
+        each = 4 + 2 * self.slot
+        end = at + count * each
+        if end > len(self.data):
+            raise struct.error("the directory lies beyond the end")
         entries: dict[int, Entry] = {}
-        for _ in range(min(count, 65535)):
-            code, kind = self.unpack("H", at), self.unpack("H", at + 2)
-            values = self.unpack("Q" if self.big else "I", at + 4)
+        beyond: list[int] = []
+        layout = struct.Struct(self.order + ("HHQQ" if self.big else "HHII"))
+        for k, (code, kind, values, place) in enumerate(layout.iter_unpack(self.data[at:end])):
             size = values * _TYPE_SIZES.get(kind, 0)
-            value_at = at + 4 + self.slot
-            if size > self.slot:
-                value_at = self.unpack("Q" if self.big else "I", value_at)
-            if size and value_at + size <= len(self.data):
-                entries.setdefault(code, Entry(kind, values, at + 2, value_at, size))
-            at += 4 + 2 * self.slot
-        return entries, self.unpack("Q" if self.big else "I", at)
+            if code in entries or not size:
+                continue
+            field = at + k * each + 2
+            start = place if size > self.slot else field + 2 + self.slot
+            if start + size <= len(self.data):
+                entries[code] = Entry(kind, values, field, start, size)
+            else:
+                beyond.append(code)
+        return entries, beyond, end
+
+    def main(self) -> tuple[dict[int, Entry], int]:
+        """The first directory of an EXIF block and the next one's offset; 0 where the block ends before it."""
+        entries, _, end = self._entries(self.first)
+        return entries, 0 if end + self.slot > len(self.data) else self.unpack("Q" if self.big else "I", end)
 
     def value(self, entry: Entry) -> bytes:
         """An entry's bytes, in the file's order."""
         return bytes(self.data[entry.at : entry.at + entry.size])
 
     def numbers(self, directory: dict[int, Entry], code: int) -> tuple[int, ...]:
-        """The whole numbers of a tag; none if it is absent or of another kind."""
+        """The whole numbers of a tag, the first MOST_NUMBERS of them; none if it is absent or of another kind."""
         entry = directory.get(code)
         if entry is None or entry.type not in _NUMBER_FORMATS:
             return ()
-        return struct.unpack_from(f"{self.order}{entry.count}{_NUMBER_FORMATS[entry.type]}", self.data, entry.at)
+        count = min(entry.count, MOST_NUMBERS)
+        return struct.unpack_from(f"{self.order}{count}{_NUMBER_FORMATS[entry.type]}", self.data, entry.at)
 
     def number(self, directory: dict[int, Entry], code: int, default: int = 0) -> int:
         """The first number of a tag."""
         return next(iter(self.numbers(directory, code)), default)
 
+    def fractions(self, directory: dict[int, Entry], code: int) -> tuple[float, ...]:
+        """The fractions of a tag; none if it is absent or of another kind."""
+        entry = directory.get(code)
+        if entry is None or entry.type != 5:
+            return ()
+        parts = struct.unpack_from(f"{self.order}{2 * min(entry.count, MOST_NUMBERS)}I", self.data, entry.at)
+        return tuple(above / below if below else 0 for above, below in zip(parts[::2], parts[1::2], strict=True))
+
     def dpi(self, directory: dict[int, Entry]) -> tuple[float, float] | None:
         """Horizontal and vertical resolution, if it is in dots per inch or centimetre."""
-        entries = [directory[code] for code in (282, 283) if code in directory and directory[code].type == 5]
+        dots = [*self.fractions(directory, 282)[:1], *self.fractions(directory, 283)[:1]]
         to_inch = {2: 1.0, 3: 2.54}.get(self.number(directory, 296, 2))
-        if len(entries) < 2 or to_inch is None:
-            return None
-        fractions = [struct.unpack_from(self.order + "II", self.data, entry.at) for entry in entries]
-        return pair_or_none([to_inch * above / below if below else 0 for above, below in fractions])
+        return None if to_inch is None else pair_or_none([to_inch * number for number in dots])
 
     def tags(self, directory: dict[int, Entry], codes: tuple[int, ...] | None = None) -> Tags:
         """These tags, or all but pointers and the maker note, whose offsets would not survive a move."""
-        moved = (_EXIF_POINTER, _GPS_POINTER, _INTEROPERABILITY_POINTER, _MAKER_NOTE)
+        moved = (_EXIF_POINTER, _GPS_POINTER, _INTEROPERABILITY_POINTER, MAKER_NOTE)
         return {
             code: (entry.type, entry.count, self.value(entry))
             for code, entry in directory.items()
@@ -131,9 +173,13 @@ class Tiff:
 
     def child(self, directory: dict[int, Entry], pointer: int) -> dict[int, Entry]:
         """The directory a pointer tag leads to; empty if there is none or it is damaged."""
+        return self.entries(self.number(directory, pointer))
+
+    def entries(self, at: int) -> dict[int, Entry]:
+        """The readable tags of a directory behind which none need follow; empty if it is damaged, or `at` is 0."""
         try:
-            return self.directory(at)[0] if (at := self.number(directory, pointer)) else {}
-        except struct.error:
+            return self._entries(at)[0] if at else {}
+        except (struct.error, BadImageError):
             return {}
 
     def describing_tags(self, main: dict[int, Entry]) -> Tags:
@@ -183,8 +229,10 @@ def swapped(tags: Tags) -> Tags:
 
 def exif_block(value: object) -> bytes | None:
     """A TIFF-structured block without the "Exif" prefix that some formats have."""
-    block = bytes_or_none(value)
-    return block.removeprefix(b"Exif\0\0") or None if block else None
+    block = bytes_or_none(value) or b""
+    while block.startswith(b"Exif\0\0"):  # some programs write it twice
+        block = block.removeprefix(b"Exif\0\0")
+    return block or None
 
 
 def dpi_of_exif(block: bytes | None) -> tuple[float, float] | None:
@@ -193,9 +241,20 @@ def dpi_of_exif(block: bytes | None) -> tuple[float, float] | None:
         return None
     try:
         tiff = Tiff(block)
-        return tiff.dpi(tiff.directory(tiff.first)[0])
+        return tiff.dpi(tiff.main()[0])
     except (struct.error, BadImageError):
         return None
+
+
+def has_maker_note(block: bytes | None) -> bool:
+    """Whether an EXIF block holds the note of the camera's maker, whose offsets a TIFF cannot keep."""
+    if block is None:
+        return False
+    try:
+        tiff = Tiff(block)
+        return MAKER_NOTE in tiff.child(tiff.main()[0], _EXIF_POINTER)
+    except (struct.error, BadImageError):
+        return False
 
 
 def settle_orientation(block: bytes | None) -> tuple[bytes | None, int]:
@@ -206,31 +265,36 @@ def settle_orientation(block: bytes | None) -> tuple[bytes | None, int]:
     """
     if block is None:
         return None, 1
+    data = bytearray(block)
     try:
-        tiff = Tiff(bytearray(block))
-        main, thumbnail = tiff.directory(tiff.first)
-        orientation = tiff.number(main, 274, 1)
-        data = cast("bytearray", tiff.data)
-        if 274 in main and main[274].type == 3:
-            struct.pack_into(tiff.order + "H", data, main[274].at, 1)
-        if 5 <= orientation <= 8:
-            exif = tiff.child(main, _EXIF_POINTER)
-            for directory, one, other in ((main, 282, 283), (exif, 0xA002, 0xA003), (exif, 0xA20E, 0xA20F)):
-                if one in directory and other in directory:
-                    a, b, length = directory[one].field, directory[other].field, 2 + 2 * tiff.slot
-                    data[a : a + length], data[b : b + length] = data[b : b + length], data[a : a + length]
-        if thumbnail:
-            _cut_thumbnail(tiff, data, thumbnail)
+        tiff = Tiff(data)
+        main, thumbnail = tiff.main()
     except (struct.error, BadImageError):
         return block, 1
+    orientation = tiff.number(main, 274, 1)
+    # Phones write LONG where SHORT is meant, and others BYTE: what is read as an orientation is also made 1 again.
+    for number in range(main[274].count if 274 in main and main[274].type in _NUMBER_FORMATS else 0):
+        letter = _NUMBER_FORMATS[main[274].type]
+        struct.pack_into(tiff.order + letter, data, main[274].at + number * struct.calcsize(letter), number == 0)
+    if 5 <= orientation <= 8:
+        exif = tiff.child(main, _EXIF_POINTER)
+        for directory, one, other in ((main, 282, 283), (exif, 0xA002, 0xA003), (exif, 0xA20E, 0xA20F)):
+            if one in directory and other in directory:
+                a, b, length = directory[one].field, directory[other].field, 2 + 2 * tiff.slot
+                data[a : a + length], data[b : b + length] = data[b : b + length], data[a : a + length]
+    if thumbnail and not tiff.big:
+        _cut_thumbnail(tiff, data, thumbnail)
     return bytes(data), orientation
 
 
 def _cut_thumbnail(tiff: Tiff, data: bytearray, at: int) -> None:
-    """Unlink the second directory, the stored thumbnail's, and blank the picture."""
-    count = tiff.unpack("H", tiff.first)
-    directory, _ = tiff.directory(at)
+    """Unlink the second directory, the stored thumbnail's, and blank the picture if it can be found."""
+    count = tiff.length(tiff.first)
     struct.pack_into(tiff.order + "I", data, tiff.first + 2 + 12 * count, 0)
+    try:
+        directory, _ = tiff.directory(at)
+    except (struct.error, BadImageError):
+        return  # a pointer that leads nowhere leads to no picture
     start, size = tiff.number(directory, 0x0201), tiff.number(directory, 0x0202)
     if start and size and start + size <= len(data):
         data[start : start + size] = bytes(size)

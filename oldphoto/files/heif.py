@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
-from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
-from oldphoto.files.decoding import animation, check_size
+from oldphoto.files.decoding import Limits, animation
+from oldphoto.errors import BadImageError
 from oldphoto.files.exif import bytes_or_none, dpi_of_exif, exif_block, settle_orientation
 from oldphoto.files.photo import DEFAULT_QUALITY, Format, Metadata, Photo, channels, contiguous, upright, upright_xmp
 
@@ -38,14 +38,14 @@ def _plugin(*names: str) -> Any:
     return None
 
 
-def read_avif(data: bytes, max_pixels: int | None) -> Photo:
+def read_avif(data: bytes, limits: Limits) -> Photo:
     """A still AVIF; 10 and 12 bits become 16."""
     if not features.check("avif"):
         raise BadImageError("is an AVIF picture, which this Pillow cannot read", "pip install a Pillow that has AVIF")
     from PIL.AvifImagePlugin import AvifImageFile
 
     image = AvifImageFile(BytesIO(data))
-    check_size(*image.size, max_pixels)
+    limits.check(*image.size, 30)
     if getattr(image, "n_frames", 1) > 1:
         raise animation()
     depth = _depth(data)
@@ -76,7 +76,7 @@ def _decode_deep(data: bytes, depth: int) -> tuple[Pixels, Pixels | None]:
     return samples[..., 2::-1], samples[..., 3] if samples.shape[2] == 4 else None
 
 
-def read_heic(data: bytes, max_pixels: int | None) -> Photo:
+def read_heic(data: bytes, limits: Limits) -> Photo:
     """The main picture of a HEIC file; 10 and 12 bits become 16."""
     plugin = _plugin("pillow_heif", "pi_heif")
     if plugin is None:
@@ -84,7 +84,7 @@ def read_heic(data: bytes, max_pixels: int | None) -> Photo:
     file = plugin.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
     image = file[file.primary_index]
     width, height = image.size
-    check_size(width, height, max_pixels)
+    limits.check(width, height, 30)
     samples = cast("NDArray[np.uint8] | NDArray[np.uint16]", np.asarray(image))
     colours = samples if samples.ndim == 2 else samples[..., :3]
     alpha = samples[..., 3] if samples.ndim == 3 and samples.shape[2] == 4 else None

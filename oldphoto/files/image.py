@@ -1,9 +1,11 @@
 """Photographs from files and into files: read with everything but the pixels kept, written whole or not at all.
 
 The file's content says its format, not its name. What the decoders are trusted with, and why:
+- JPEG: libjpeg through simplejpeg, which passes on what libjpeg warns of; Pillow and OpenCV do not.
 - 8 bits a sample: Pillow, called by plug-in, so that its own size limit and format guessing stay out of the way.
-- 16 bits: tifffile and OpenCV, which also has JPEG 2000 and deep AVIF. Pillow opens 16-bit RGB as 8 bits without a
-  word, and clips 16-bit grey.
+- 16 bits: OpenCV, which also has JPEG 2000 and deep AVIF. Pillow opens 16-bit RGB as 8 bits without a word, and clips
+  16-bit grey.
+- TIFF: see tiff_blocks.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.errors import BadImageError, FileAccessError, UsageError
 from oldphoto.files.colour import Pixels
-from oldphoto.files.decoding import as_bad_image, quiet
-from oldphoto.files.exif import Tiff
+from oldphoto.files.decoding import Limits, TooLargeError, as_bad_image, quiet
+from oldphoto.errors import BadImageError, FileAccessError, UsageError
+from oldphoto.files.exif import Tiff, has_maker_note
 from oldphoto.files.heif import read_avif, read_heic, why_not_written, write_avif, write_heic
 from oldphoto.files.jpeg2000 import CODESTREAM, read_jpeg2000, write_jpeg2000
 from oldphoto.files.netpbm import read_pnm, write_pnm
-from oldphoto.files.photo import Format, Metadata, Photo
+from oldphoto.files.photo import FORMATS, Format, Metadata, Photo
 from oldphoto.files.plugins import read_bmp, read_jpeg, read_webp, write_bmp, write_jpeg, write_webp
 from oldphoto.files.png import read_png, write_png
-from oldphoto.files.tiff import page_offsets, read_tiff, write_tiff
+from oldphoto.files.tiff import find_pages, read_tiff, write_tiff
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -46,6 +48,7 @@ __all__ = [
     "count_pages",
     "format_suffix",
     "hidden_name",
+    "not_held",
     "output_format",
     "read_mask",
     "read_pages",
@@ -95,6 +98,13 @@ _FOREIGN_CONTENT = (
     (b"JXL ", 4, "a JPEG XL picture"),
     (b"%PDF", 0, "a PDF document"),
     (b"8BPS", 0, "a Photoshop document"),
+    (b"ftypcrx ", 4, "the raw file of a camera"),
+    (b"IIRO", 0, "the raw file of a camera"),
+    (b"IIRS", 0, "the raw file of a camera"),
+    (b"MMOR", 0, "the raw file of a camera"),
+    (b"IIU\0", 0, "the raw file of a camera"),
+    (b"FUJIFILMCCD-RAW", 0, "the raw file of a camera"),
+    (b"\xff\x0a", 0, "a JPEG XL picture"),
 )
 
 _OS_ADVICE = {
@@ -118,22 +128,35 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int | None
 
 
 def read_pages(
-    source: str | os.PathLike[str] | bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS
+    source: str | os.PathLike[str] | bytes,
+    *,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    admit: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Photo]:
     """The photos of a file in turn, each decoded when it is asked for: a TIFF may hold more than one.
 
-    Arguments and errors as in read_photo.
+    admit: is called before a file is loaded, and before each page is decoded, with the bytes of memory that takes more;
+        it returns when they may be taken. Its errors go on. Other arguments and errors as in read_photo.
     """
     if isinstance(source, bytes):
         name, data = "the picture", source
     else:
-        name, data = Path(source).name, _load(Path(source))
+        name, data = Path(source).name, _load(Path(source), admit)
+    limits = Limits(max_pixels, admit)
     with quiet(), as_bad_image(name):
         format = _format_of(data)
-        pages = len(page_offsets(Tiff(data))) if format == "TIFF" else 1
-    for page in range(pages):
-        with quiet(), as_bad_image(name if pages == 1 else f"{name}, page {page + 1},"):
-            photo = read_tiff(data, max_pixels, page) if format == "TIFF" else _READERS[format](data, max_pixels)
+        if format != "TIFF":
+            photo = _READERS[format](data, limits)
+    if format != "TIFF":
+        yield photo
+        return
+    with as_bad_image(name):
+        tiff = Tiff(data)
+        pages = find_pages(tiff)
+        count = len(pages.offsets)
+    for page in range(count):
+        with quiet(), as_bad_image(name if count == 1 else f"{name}, page {page + 1},"):
+            photo = read_tiff(tiff, pages, page, limits)
         yield photo
 
 
@@ -141,7 +164,7 @@ def count_pages(path: Path) -> int:
     """How many photos read_pages will give, told from the file's directories alone; 1 if they cannot be read."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return len(page_offsets(Tiff(content))) if _format_of(content[:64]) == "TIFF" else 1
+            return len(find_pages(Tiff(content)).offsets) if _format_of(content[:64]) == "TIFF" else 1
     except (OSError, ValueError, BadImageError, struct.error):
         return 1  # what is wrong is told when it is read
 
@@ -257,6 +280,33 @@ def output_format(photo: Photo, path: str | os.PathLike[str], format: str | None
     return chosen
 
 
+def not_held(photo: Photo, format: Format) -> list[str]:
+    """What of the photo's metadata this format has no place for, one line each: it will be missing from the file."""
+    held = photo.metadata
+    grey_profile = photo.icc is not None and photo.icc[16:20] == b"GRAY"
+    without_icc = ("BMP", "PPM", "WEBP", "AVIF", "HEIC") if grey_profile else ("BMP", "PPM")
+    lost: list[tuple[object, str, tuple[Format, ...]]] = [
+        (held.icc if photo.inks is None or format in ("JPEG", "TIFF") else None, "colour profile", without_icc),
+        (held.exif, "EXIF data", ("BMP", "PPM")),
+        (held.xmp, "XMP", ("BMP", "PPM")),
+        (held.iptc, "IPTC records", ("PNG", "WEBP", "BMP", "PPM", "AVIF", "HEIC")),
+        (held.photoshop, "Photoshop's resources", _all_but("JPEG", "TIFF")),
+        (held.comments, "comments", _all_but("JPEG")),
+        (held.extended_xmp, "extended XMP", _all_but("JPEG")),
+        (held.beside, "pages beside the photo (masks, infrared)", _all_but("TIFF")),
+        (any(name in (b"tEXt", b"zTXt", b"iTXt") for name, _ in held.png_chunks), "PNG texts", _all_but("PNG")),
+        (held.dpi if held.exif is None else None, "resolution", ("PPM", "WEBP", "AVIF", "HEIC")),
+        (format == "TIFF" and has_maker_note(held.exif), "maker's note in the EXIF data", ("TIFF",)),
+    ]
+    return [
+        f"{format} has no place for the photo's {what}" for value, what, missing in lost if value and format in missing
+    ]
+
+
+def _all_but(*formats: Format) -> tuple[Format, ...]:
+    return tuple(format for format in FORMATS if format not in formats)
+
+
 def format_suffix(format: str) -> str:
     """What names of files in this format end in. Raises UsageError if it is unknown or cannot be written here."""
     suffix = f".{format.lower().lstrip('.')}"
@@ -281,16 +331,23 @@ def read_mask(
     size: (width, height) of the photo. page, pages: which page of how many the photo is; the mask has as many.
     Another size or number is a BadImageError. Other errors as in read_photo.
     """
-    photos = read_pages(path, max_pixels=max(DEFAULT_MAX_PIXELS, size[0] * size[1]))
-    photo = next(photos)
     name = "the mask" if isinstance(path, bytes) else f"mask {Path(path).name}"
+
+    def another_size(width: int, height: int) -> BadImageError:
+        text = f"{name} is {width} x {height} pixels, the photo {size[0]} x {size[1]}"
+        return BadImageError(text, "a mask has exactly its photo's size")
+
+    photos = read_pages(path, max_pixels=size[0] * size[1])
+    try:
+        photo = next(photos)
+    except TooLargeError as error:  # not worth decoding to say so
+        raise another_size(*error.size) from error
     if photo.metadata.pages != pages:
         text = f"{name} has {photo.metadata.pages} pages, the photo {pages}"
         raise BadImageError(text, "a mask has exactly its photo's pages; a TIFF holds several")
     photo = next(islice(chain([photo], photos), page, None))
     if (photo.width, photo.height) != size:
-        text = f"{name} is {photo.width} x {photo.height} pixels, the photo {size[0]} x {size[1]}"
-        raise BadImageError(text, "a mask has exactly its photo's size")
+        raise another_size(photo.width, photo.height)
     half = 1 << (photo.depth - 1)
     weights = np.array([299, 587, 114], dtype=np.uint32)  # Rec. 601 luma in thousandths, exact in integers
     mask: NDArray[np.bool_] = photo.pixels @ weights >= half * 1000
@@ -310,10 +367,11 @@ def write_masks(masks: Sequence[NDArray[np.bool_]], path: str | os.PathLike[str]
     write_pages(photos, path, format="png" if len(photos) == 1 else "tif")
 
 
-def _load(path: Path) -> bytes:
+def _load(path: Path, admit: Callable[[int], None]) -> bytes:
     try:
         if path.is_dir():
             raise FileAccessError(f"{path} is a folder, not a picture", "name a file in it")
+        admit(path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
         raise _file_access_error("read", path, error) from error
@@ -352,7 +410,7 @@ def _format_of(data: bytes) -> Format:
     raise BadImageError(f"is not a picture that is read here ({_READABLE})")
 
 
-_READERS: dict[Format, Callable[[bytes, int | None], Photo]] = {
+_READERS: dict[Format, Callable[[bytes, Limits], Photo]] = {
     "JPEG": read_jpeg,
     "PNG": read_png,
     "WEBP": read_webp,

@@ -9,21 +9,21 @@ from typing import BinaryIO
 import numpy as np
 from PIL.PpmImagePlugin import PpmImageFile
 
+from oldphoto.files.decoding import Limits
 from oldphoto.errors import BadImageError
-from oldphoto.files.decoding import check_size
 from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 
 _PNM_HEADER = re.compile(rb"P([1-6])(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])")
 _PNM_MAXIMUM = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d+)\s")
 
 
-def read_pnm(data: bytes, max_pixels: int | None) -> Photo:
+def read_pnm(data: bytes, limits: Limits) -> Photo:
     """P1 to P6; samples of more than 8 bits become 16."""
     header = _PNM_HEADER.match(data)
     if header is None:
         raise BadImageError("is damaged: no PGM/PPM header")
     kind, width, height = (int(number) for number in header.groups())
-    check_size(width, height, max_pixels)
+    limits.check(width, height, 26)
     top = None if kind in (1, 4) else _PNM_MAXIMUM.match(data, header.end())
     if top is None or int(top[1]) < 256:
         image = PpmImageFile(BytesIO(data))
@@ -35,7 +35,7 @@ def read_pnm(data: bytes, max_pixels: int | None) -> Photo:
         raise BadImageError(f"has samples up to {maximum}, more than 16 bits")
     count = width * height * count_each
     if kind in (2, 3):
-        samples = np.array(data[top.end() :].split()[:count], dtype=np.uint32)
+        samples = np.fromstring(data[top.end() :], np.uint32, count, sep=" ")
     else:
         samples = np.frombuffer(data, ">u2", count, top.end()).astype(np.uint32)
     if samples.size != count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
@@ -11,16 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels, cmyk_to_rgb, eight_bits, rgb_to_cmyk
 from oldphoto.files.decoding import as_bad_image, quiet
-from oldphoto.files.exif import bytes_or_none, exif_block, pair_or_none, settle_orientation
+from oldphoto.errors import BadImageError
+from oldphoto.files.exif import Tags, bytes_or_none, exif_block, pair_or_none, settle_orientation
 
 Format = Literal["JPEG", "PNG", "TIFF", "WEBP", "JPEG2000", "BMP", "PPM", "AVIF", "HEIC"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 # Of lossy formats; the source's own figure if the source was a JPEG.
 DEFAULT_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class RawPage:
+    """A page of a TIFF that is no photo, such as an infrared channel or a mask, as it lies in its file.
+
+    tags: its directory, in the byte order `order`. blocks: its strips or, where `tiled`, tiles, as they are stored.
+    """
+
+    tags: Tags
+    order: str
+    blocks: tuple[bytes, ...]
+    tiled: bool
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,10 @@ class Metadata:
     icc: the profile of the photo's pixels. exif: a TIFF-structured block without the "Exif" prefix, orientation 1, no
         thumbnail. xmp: the packet. iptc: the IIM records.
     dpi: horizontal and vertical dots per inch.
-    comment: of a JPEG. png_chunks: a PNG's colour and text chunks, (name, content); written to PNG only.
+    photoshop: the resources of Photoshop but the IPTC records and previews, as a TIFF has them.
+    comments, extended_xmp: of a JPEG; the latter as whole segments. png_chunks: a PNG's colour and text chunks, (name,
+    content). Both are written to the same format only.
+    beside: pages of a TIFF that follow this one and are no photos; written to TIFF only, as they are.
     jpeg_tables, jpeg_subsampling: how a JPEG was compressed; subsampling in Pillow's numbers 0 to 2.
     webp_lossless: whether the source was. jpeg2000_ratio: how many times smaller than its pixels a lossy source was,
     None for a lossless one. tiff_compression: of a TIFF, by its number in the tag.
@@ -46,7 +62,10 @@ class Metadata:
     xmp: bytes | None = None
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None
-    comment: bytes | None = None
+    photoshop: bytes | None = None
+    comments: tuple[bytes, ...] = ()
+    extended_xmp: tuple[bytes, ...] = ()
+    beside: tuple[RawPage, ...] = ()
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
     jpeg_tables: tuple[tuple[int, ...], ...] = ()
     jpeg_subsampling: int | None = None
@@ -64,6 +83,7 @@ class Photo:
     grey: written back as one channel (the first one of `pixels`).
     alpha: (H, W) of the same dtype, not premultiplied, or None.
     inks: (H, W, 4) uint8, 255 = full ink, of a CMYK source; `pixels` are then sRGB, the profile is that of the inks.
+    warnings: what of the file is damaged or left out, one line each.
     Raises ValueError if shapes or dtypes do not fit together.
     """
 
@@ -72,6 +92,7 @@ class Photo:
     alpha: Pixels | None = None
     metadata: Metadata = Metadata()
     inks: NDArray[np.uint8] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -156,8 +177,13 @@ class Photo:
         return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 
-def upright(colours: Pixels, alpha: Pixels | None, metadata: Metadata, orientation: int) -> Photo:
-    """The photo of decoded (H, W), (H, W, 3) or CMYK (H, W, 4) samples, turned by an EXIF orientation (1 to 8)."""
+def upright(
+    colours: Pixels, alpha: Pixels | None, metadata: Metadata, orientation: int, notes: Sequence[str] = ()
+) -> Photo:
+    """The photo of decoded (H, W), (H, W, 3) or CMYK (H, W, 4) samples, turned by an EXIF orientation (1 to 8).
+
+    notes: the photo's warnings.
+    """
     if 2 <= orientation <= 8:
         turned = _TURNS[orientation]
         colours = turned(colours)
@@ -168,10 +194,10 @@ def upright(colours: Pixels, alpha: Pixels | None, metadata: Metadata, orientati
         metadata = replace(metadata, dpi=dpi, xmp=upright_xmp(metadata.xmp))
     if colours.ndim == 3 and colours.shape[2] == 4:
         inks = cast("NDArray[np.uint8]", contiguous(colours))
-        return Photo(cmyk_to_rgb(inks, metadata.icc), metadata=metadata, inks=inks)
+        return Photo(cmyk_to_rgb(inks, metadata.icc), metadata=metadata, inks=inks, warnings=tuple(notes))
     grey = colours.ndim == 2
     pixels = three_channels(colours) if grey else contiguous(colours)
-    return Photo(pixels, grey, None if alpha is None else contiguous(alpha), metadata)
+    return Photo(pixels, grey, None if alpha is None else contiguous(alpha), metadata, warnings=tuple(notes))
 
 
 # What turns stored rows into upright ones, by EXIF orientation.
@@ -192,6 +218,27 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)[2-8]
 def upright_xmp(packet: bytes | None) -> bytes | None:
     """A packet that says the photo is upright, if it said otherwise."""
     return None if packet is None else _XMP_ORIENTATION.sub(rb"\g<1>1", packet)
+
+
+_PREVIEWS = (0x0409, 0x040C)
+
+
+def iptc_and_rest(resources: bytes) -> tuple[bytes | None, bytes | None]:
+    """The IPTC records among Photoshop's resources, and the others but previews, which are of the old picture."""
+    iptc, at = None, 0
+    rest: list[bytes] = []
+    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+        name = (resources[at + 6] + 2) // 2 * 2  # its length and itself, to an even number
+        start = at + 10 + name
+        size = int.from_bytes(resources[start - 4 : start])
+        code = int.from_bytes(resources[at + 4 : at + 6])
+        end = start + size + size % 2
+        if code == 0x0404:
+            iptc = iptc or resources[start : start + size] or None
+        elif code not in _PREVIEWS:
+            rest.append(resources[at:end])
+        at = end
+    return iptc, b"".join(rest) or None
 
 
 def contiguous(array: Pixels) -> Pixels:

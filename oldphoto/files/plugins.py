@@ -1,4 +1,4 @@
-"""JPEG, WebP and BMP, by the plug-ins of Pillow."""
+"""JPEG, by libjpeg; WebP and BMP, by the plug-ins of Pillow."""
 
 from __future__ import annotations
 
@@ -8,53 +8,118 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from PIL.WebPImagePlugin import WebPImageFile
 
+from oldphoto.files.decoding import Limits, animation
 from oldphoto.errors import BadImageError
-from oldphoto.files.decoding import animation, check_size
 from oldphoto.files.exif import bytes_or_none, dpi_of_exif, exif_block, pair_or_none, settle_orientation
-from oldphoto.files.photo import DEFAULT_QUALITY, Metadata, Photo, channels, inks_of, upright
+from oldphoto.files.jpeg import Segment, decoded, end_of, frame_of, quantisation, segments
+from oldphoto.files.photo import DEFAULT_QUALITY, Metadata, Photo, channels, inks_of, iptc_and_rest, upright
 
 
-def read_jpeg(data: bytes, max_pixels: int | None) -> Photo:
+def read_jpeg(data: bytes, limits: Limits) -> Photo:
     """A JPEG, with the tables it was compressed by."""
-    image = JpegImageFile(BytesIO(data))
-    check_size(*image.size, max_pixels)
-    image.load()
-    colours, alpha, icc = channels(image)
-    exif, orientation = settle_orientation(exif_block(image.info.get("exif")))
-    photoshop = image.info.get("photoshop")
-    sampling = get_sampling(image)
+    found = segments(data)
+    frame = frame_of(found)
+    space = frame.space
+    # libjpeg holds all coefficients of a progressive picture.
+    channels = len(frame.sampling)
+    limits.check(frame.width, frame.height, (6 * frame.progressive + {1: 1, 3: 1, 4: 13}[channels]) + channels + 3)
+    notes: list[str] = []
+    samples = decoded(data, space, notes)
+    if space == "CMYK":
+        samples = 255 - samples  # as Photoshop writes it
+    exif, orientation = settle_orientation(exif_block(_joined(found, 0xE1, b"Exif\0\0")))
+    iptc, rest = iptc_and_rest(_joined(found, 0xED, b"Photoshop 3.0\0"))
+    packets = [part.body[len(_XMP) :] for part in found if part.marker == 0xE1 and part.body.startswith(_XMP)]
+    if len(packets) > 1:
+        notes.append(f"{len(packets) - 1} of its {len(packets)} XMP packets left out")
+    notes += _left_out(data, found)
     metadata = Metadata(
         format="JPEG",
-        mode=image.mode,
-        icc=icc,
+        mode={"GRAY": "L"}.get(space, space),
+        icc=_icc(found),
         exif=exif,
-        xmp=bytes_or_none(image.info.get("xmp")),
-        iptc=bytes_or_none(photoshop.get(0x0404)) if isinstance(photoshop, dict) else None,
-        dpi=pair_or_none(image.info.get("dpi")),
-        comment=bytes_or_none(image.info.get("comment")),
-        jpeg_tables=tuple(tuple(table) for _, table in sorted(image.quantization.items())),
-        jpeg_subsampling=sampling if sampling in (0, 1, 2) else None,
+        xmp=packets[0] or None if packets else None,
+        iptc=iptc,
+        photoshop=rest,
+        dpi=_jfif_dpi(found) or dpi_of_exif(exif_block(_joined(found, 0xE1, b"Exif\0\0"))),
+        comments=tuple(part.body for part in found if part.marker == 0xFE and part.body),
+        extended_xmp=tuple(
+            data[part.start : part.end] for part in found if part.marker == 0xE1 and part.body.startswith(_MORE_XMP)
+        ),
+        jpeg_tables=quantisation(found),
+        jpeg_subsampling=frame.subsampling,
     )
-    return upright(colours, alpha, metadata, orientation)
+    return upright(samples, None, metadata, orientation, notes)
 
 
-def read_webp(data: bytes, max_pixels: int | None) -> Photo:
+_XMP, _MORE_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+_ICC = b"ICC_PROFILE\0"
+
+
+def _joined(found: list[Segment], marker: int, name: bytes) -> bytes:
+    """What segments of this name hold; the name is taken off each of them."""
+    return b"".join(
+        part.body.removeprefix(name) for part in found if part.marker == marker and part.body.startswith(name)
+    )
+
+
+def _icc(found: list[Segment]) -> bytes | None:
+    """The profile, whose parts are numbered from 1 in whatever order they come; None where parts are missing."""
+    parts = [part.body[len(_ICC) :] for part in found if part.marker == 0xE2 and part.body.startswith(_ICC)]
+    parts = sorted((part for part in parts if len(part) > 2), key=lambda part: part[0])
+    whole = bool(parts) and [part[0] for part in parts] == list(range(1, parts[0][1] + 1))
+    return b"".join(part[2:] for part in parts) if whole else None
+
+
+def _jfif_dpi(found: list[Segment]) -> tuple[float, float] | None:
+    body = next((part.body for part in found if part.marker == 0xE0 and part.body.startswith(b"JFIF\0")), b"")
+    if len(body) < 12 or body[7] not in (1, 2):
+        return None
+    across, down = struct.unpack_from(">HH", body, 8)
+    scale = 1 if body[7] == 1 else 2.54
+    return pair_or_none((across * scale, down * scale))
+
+
+def _left_out(data: bytes, found: list[Segment]) -> list[str]:
+    """What a JPEG holds besides one picture and the metadata that are kept."""
+    notes = []
+    has_icc = any(part.marker == 0xE2 and part.body.startswith(_ICC) for part in found)
+    if has_icc and _icc(found) is None:
+        notes.append("parts of its colour profile are missing: it is left out")
+    end = end_of(data, found[-1].end)
+    after = len(data[end:].strip(b"\0\xff")) if end is not None else 0
+    if after > 16:
+        what = "a further picture, a gain map or a film" if b"\xff\xd8\xff" in data[end:] else "perhaps a film"
+        notes.append(f"{after} bytes behind the picture ({what}) are left out")
+    known = (b"Exif\0\0", _XMP, _MORE_XMP, _ICC, b"Photoshop 3.0\0", b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", b"Ducky")
+    unknown = {
+        part.marker - 0xE0
+        for part in found
+        if 0xE0 <= part.marker <= 0xEF and part.body.strip(b"\0") and not part.body.startswith(known)
+    }
+    if unknown:
+        names = ", ".join(f"APP{number}" for number in sorted(unknown))
+        notes.append(f"segments of a kind that is not kept are left out ({names})")
+    return notes
+
+
+def read_webp(data: bytes, limits: Limits) -> Photo:
     """A still WebP."""
     # Before the plug-in opens it: that alone takes memory for the whole canvas.
     kind, body = data[12:16], data[20:30]
     if kind == b"VP8X":
-        check_size(int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1, max_pixels)
+        width, height = int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
     elif kind == b"VP8L":
         bits = int.from_bytes(body[1:5], "little")
-        check_size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, max_pixels)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     elif kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", body, 6)
-        check_size(width & 0x3FFF, height & 0x3FFF, max_pixels)
+        width, height = width & 0x3FFF, height & 0x3FFF
     else:
         raise BadImageError("is damaged: no WebP picture in it")
+    limits.check(width, height, 24)
     image = WebPImageFile(BytesIO(data))
     if image.n_frames > 1:
         raise animation()
@@ -84,14 +149,24 @@ def _has_riff_chunk(data: bytes, wanted: bytes) -> bool:
     return False
 
 
-def read_bmp(data: bytes, max_pixels: int | None) -> Photo:
+def read_bmp(data: bytes, limits: Limits) -> Photo:
     """A BMP."""
     image = BmpImageFile(BytesIO(data))
-    check_size(*image.size, max_pixels)
+    limits.check(*image.size, 14)
     image.load()
     colours, alpha, _ = channels(image)
-    metadata = Metadata(format="BMP", mode=image.mode, dpi=pair_or_none(image.info.get("dpi")))
+    dpi = pair_or_none(image.info.get("dpi"))
+    metadata = Metadata(format="BMP", mode=image.mode, icc=_bmp_profile(data), dpi=dpi)
     return upright(colours, alpha, metadata, 1)
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """The profile within a BMP whose header is of version 5."""
+    if len(data) < 138 or data[14:18] != b"\x7c\0\0\0" or data[70:74] != b"DEBM":  # MBED, from behind
+        return None
+    start, size = struct.unpack_from("<II", data, 126)
+    profile = data[14 + start : 14 + start + size]
+    return profile if size and len(profile) == size else None
 
 
 def _pillow_options(photo: Photo, *, three_channels: bool = False) -> dict[str, Any]:
@@ -113,6 +188,10 @@ def _save(image: Image.Image, handle: BinaryIO, **options: Any) -> None:
     handle.write(content.getbuffer())
 
 
+def _segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
 def write_jpeg(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
     """By the source's own tables, or in the quality given."""
     metadata = photo.metadata
@@ -125,12 +204,16 @@ def write_jpeg(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
         options["exif"] = b"Exif\0\0" + metadata.exif
     if metadata.dpi is not None:
         options["dpi"] = metadata.dpi
-    if metadata.comment is not None:
-        options["comment"] = metadata.comment
+    resources = metadata.photoshop or b""
     if metadata.iptc is not None:
-        records = b"Photoshop 3.0\0" + b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(metadata.iptc)) + metadata.iptc
-        records += b"\0" * (len(metadata.iptc) % 2)
-        options["extra"] = b"\xff\xed" + struct.pack(">H", len(records) + 2) + records
+        resources += b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(metadata.iptc)) + metadata.iptc
+        resources += b"\0" * (len(metadata.iptc) % 2)
+    extra = b"".join(metadata.extended_xmp)
+    for at in range(0, len(resources), 65000):
+        extra += _segment(0xED, b"Photoshop 3.0\0" + resources[at : at + 65000])
+    extra += b"".join(_segment(0xFE, comment) for comment in metadata.comments)
+    if extra:
+        options["extra"] = extra
     inks = inks_of(photo)
     image = photo.to_pillow() if inks is None else Image.frombytes("CMYK", inks.shape[1::-1], inks.tobytes())
     if inks is not None and metadata.icc is not None:

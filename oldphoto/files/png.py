@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO, cast
@@ -13,36 +14,43 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
-from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
-from oldphoto.files.decoding import animation, check_size
+from oldphoto.files.decoding import Limits, animation
+from oldphoto.errors import BadImageError
 from oldphoto.files.exif import exif_block, pair_or_none, settle_orientation
 from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 
 
-def read_png(data: bytes, max_pixels: int | None) -> Photo:
+def read_png(data: bytes, limits: Limits) -> Photo:
     """A still PNG of any depth."""
-    chunks = _png_chunks(data)
+    notes: list[str] = []
+    chunks = _png_chunks(data, notes)
     if b"acTL" in dict(chunks):
         raise animation()
-    width, height, bits, colour_type = struct.unpack_from(">IIBB", chunks[0][1])
-    check_size(width, height, max_pixels)
+    width, height, bits, colour_type, _, _, _interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    limits.check(width, height, _pixel_bytes(bits, colour_type))
     first = dict(reversed(chunks))  # of chunks that come once, the first counts
     exif, orientation = settle_orientation(exif_block(first.get(b"eXIf")))
     dpi = None
     if len(density := first.get(b"pHYs", b"")) == 9 and density[8] == 1:
         across, down = struct.unpack_from(">II", density)
         dpi = pair_or_none((_dpi_from_metre(across), _dpi_from_metre(down)))
-    xmp = next((text for name, body in chunks if name == b"iTXt" and (text := _png_xmp(body))), None)
+    packets = [body for name, body in chunks if name == b"iTXt" and body.startswith(_PNG_XMP)]
+    xmp = next((text for body in packets if (text := _png_xmp(body))), None)
+    icc = _png_profile(first.get(b"iCCP"))
+    if len(packets) > (xmp is not None):
+        notes.append("an XMP packet is damaged, too large or one too many: it is left out")
+    if icc is None and b"iCCP" in first:
+        notes.append("its colour profile is damaged or too large: it is left out")
     carried = tuple(
         (name, body)
         for name, body in chunks
         if name in (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt")
         or (name == b"iTXt" and not body.startswith(_PNG_XMP))
     )
-    metadata = Metadata(
-        format="PNG", icc=_png_profile(first.get(b"iCCP")), exif=exif, xmp=xmp, dpi=dpi, png_chunks=carried
-    )
+    metadata = Metadata(format="PNG", icc=icc, exif=exif, xmp=xmp, dpi=dpi, png_chunks=carried)
+    # The decoders see what was looked at here, and nothing else.
+    data = _plain(data, chunks)
     if bits == 16:
         colours, alpha = _decode_png16(data, colour_type, first.get(b"tRNS"))
         mode = {0: "I;16", 2: "RGB;16", 4: "LA;16", 6: "RGBA;16"}[colour_type]
@@ -51,34 +59,87 @@ def read_png(data: bytes, max_pixels: int | None) -> Photo:
         image.load()
         colours, alpha, _ = channels(image)
         mode = image.mode
-    return upright(colours, alpha, replace(metadata, mode=mode), orientation)
+    return upright(colours, alpha, replace(metadata, mode=mode), orientation, notes)
+
+
+def _pixel_bytes(bits: int, colour_type: int) -> float:
+    """The most memory that reading takes for each pixel."""
+    if bits == 16:
+        return 2 * (8 if colour_type in (0, 2) else 12)
+    return {0: 6, 2: 11, 3: 12, 4: 12}.get(colour_type, 14)
 
 
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 
 
-def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Name and content of every chunk but the pixels'. Checksums are checked here since OpenCV shows what it has."""
+def _png_chunks(data: bytes, notes: list[str]) -> list[tuple[bytes, bytes]]:
+    """Name and content of every chunk but the pixels'. Checksums are checked here since OpenCV shows what it has.
+
+    notes: what is left out because its checksum is wrong is added to them.
+    """
     chunks: list[tuple[bytes, bytes]] = []
-    at, name = 8, b""
-    while name != b"IEND":
-        length, name = struct.unpack_from(">I4s", data, at)
-        body = data[at + 8 : at + 8 + length]
-        (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
-        at += 12 + length
-        whole = zlib.crc32(body, zlib.crc32(name)) == checksum
+    for name, start, length in _places(data):
+        body = data[start : start + length] if name != b"IDAT" else memoryview(data)[start : start + length]
+        whole = zlib.crc32(body, zlib.crc32(name)) == int.from_bytes(data[start + length : start + length + 4])
         if not whole and name[:1].isupper():
             raise BadImageError(f"is damaged: wrong checksum of {name.decode('latin-1')}")
-        if whole and name != b"IDAT":
-            chunks.append((name, body))
-    if chunks[0][0] != b"IHDR":
+        if not whole:
+            notes.append(f"chunk {name.decode('latin-1')!r} has a wrong checksum and is left out")
+        elif name != b"IDAT":
+            chunks.append((name, bytes(body)))
+    if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise BadImageError("is damaged: no PNG header")
+    if [name for name, _ in chunks].count(b"IHDR") > 1:
+        raise BadImageError("is damaged: it has two headers")
     return chunks
+
+
+def _places(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and length of each chunk up to the end."""
+    at, name = 8, b""
+    for _ in range(_MOST_CHUNKS):
+        length, name = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > len(data):
+            raise BadImageError(f"is damaged or cut short: chunk {name.decode('latin-1')!r} goes on beyond its end")
+        yield name, at + 8, length
+        at += 12 + length
+        if name == b"IEND":
+            return
+    raise BadImageError(f"has more than {_MOST_CHUNKS} chunks", "save it anew")
+
+
+# A photo of 500 megapixels has some 200,000, where they are of 8 kB.
+_MOST_CHUNKS = 1 << 20
+
+
+def _plain(data: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG of these chunks' pixels, with nothing else in it: what decoders make of other chunks is not wanted."""
+    first = dict(reversed(chunks))
+    out = bytearray(b"\x89PNG\r\n\x1a\n")
+    for name in (b"IHDR", b"PLTE", b"tRNS"):
+        if name in first:
+            out += _chunk(name, first[name])
+    for name, start, length in _places(data):
+        if name == b"IDAT":
+            out += memoryview(data)[start - 8 : start + length + 4]
+    out += _chunk(b"IEND", b"")
+    return bytes(out)
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
 
 
 def _inflate(data: bytes) -> bytes:
     # Bounded: a few bytes can unfold into gigabytes.
-    return zlib.decompressobj().decompress(data, 1 << 26)
+    stream = zlib.decompressobj()
+    text = stream.decompress(data, _MOST_UNPACKED)
+    if stream.unconsumed_tail:
+        raise zlib.error("too large")
+    return text
+
+
+_MOST_UNPACKED = 1 << 26
 
 
 def _png_profile(body: bytes | None) -> bytes | None:
@@ -129,7 +190,7 @@ def write_png(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
     metadata = photo.metadata
 
     def chunk(name: bytes, body: bytes) -> None:
-        handle.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name))))
+        handle.write(_chunk(name, body))
 
     handle.write(b"\x89PNG\r\n\x1a\n")
     colour_type = (0 if photo.grey else 2) + (0 if photo.alpha is None else 4)

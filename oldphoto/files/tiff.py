@@ -1,162 +1,270 @@
-"""TIFF: every page of a file, read by the library that reads its kind whole, and written strip by strip."""
+"""TIFF: every page of a file, and what lies beside them; written strip by strip."""
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from typing import BinaryIO, Literal, cast
 
-import cv2
 import numpy as np
-import tifffile
 from PIL import Image
-from PIL.JpegImagePlugin import zigzag_index
-from PIL.TiffImagePlugin import TiffImageFile
 
-from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
-from oldphoto.files.decoding import check_size, no_standard_error
-from oldphoto.files.exif import Entry, Tags, Tiff, exif_of_tiff, pack_tags, swapped
-from oldphoto.files.photo import DEFAULT_QUALITY, Metadata, Photo, channels, inks_of, samples_of, upright
+from oldphoto.files.decoding import Limits
+from oldphoto.errors import BadImageError
+from oldphoto.files.exif import MAKER_NOTE, Entry, Tags, Tiff, exif_of_tiff, pack_tags, swapped
+from oldphoto.files.jpeg import quantisation, segments
+from oldphoto.files.photo import DEFAULT_QUALITY, Metadata, Photo, RawPage, inks_of, iptc_and_rest, samples_of, upright
+from oldphoto.files.tiff_blocks import (
+    DEFLATE,
+    JPEG,
+    LZW,
+    MASK,
+    NONE,
+    PACKBITS,
+    WHITE_IS_ZERO,
+    Layout,
+    layout_of,
+    read_samples,
+)
 
-NONE, LZW, JPEG, DEFLATE, PACKBITS = 1, 5, 7, 8, 32773
 # What is written as it was found. All else becomes Deflate, which is as lossless.
 _KEPT = (NONE, LZW, JPEG, DEFLATE, PACKBITS)
 _DIFFERENCED = (LZW, DEFLATE)  # pay only where neighbours are taken from one another first
+# All directories of a file together: some 50,000 pages. Each takes its time, however often the same bytes are used.
+_MOST_TAGS = 1 << 20
+_REDUCED, _MASK_PAGE = 1, 4  # bits of NewSubfileType
+_SUB_DIRECTORIES = 330
+# Tags without which pixels would be misread, and names of others whose loss is told.
+_STORING = (*range(254, 260), 262, 266, 273, 277, 278, 279, 284, 317, 320, *range(322, 326), 332, 338, 339, 347, 530)
+_TAG_NAMES = {34675: "profile", 700: "XMP", 33723: "IPTC records", 34377: "Photoshop resources", 34665: "EXIF data"}
+_RAW_COMPRESSIONS = (32767, 32769, 34713, 34892, 65000, 65535)  # of Sony, Packed, Nikon, Adobe, Kodak, Pentax
+_RAW_PHOTOMETRICS = (32803, 34892)
 
 
-def page_offsets(tiff: Tiff) -> list[int]:
-    """Where the directories of a file's pages lie: all of the chain but reduced copies of others.
+@dataclass(frozen=True)
+class Pages:
+    """Where a file's directories lie: those of photos; and, by the number of the photo they follow, those of others."""
 
-    Raises BadImageError if the chain leads nowhere: what cannot be read would be missing from the output.
+    offsets: tuple[int, ...]
+    beside: dict[int, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
+
+
+def find_pages(tiff: Tiff) -> Pages:
+    """The pages of a file: all of its chain but reduced copies; for a copy, the originals below it.
+
+    Raises BadImageError if the chain leads nowhere: what cannot be read would be missing from the output; and for the
+    raw file of a camera, whose first picture is not the photo.
     """
-    offsets: list[int] = []
-    following, seen = tiff.first, set[int]()
+    photos: list[int] = []
+    beside: dict[int, tuple[int, ...]] = {}
+    copies: list[tuple[int, int]] = []
+    left_out = 0
+    for at, directory, above in _directories(tiff):
+        _refuse_raw(tiff, directory)
+        if _is_copy(tiff, directory):
+            if above is None:
+                copies.append((tiff.number(directory, 256) * tiff.number(directory, 257), at))
+        elif above is not None and not _is_copy(tiff, above):
+            left_out += 1
+        elif tiff.number(directory, 254) & _MASK_PAGE or tiff.number(directory, 262) == MASK:
+            number = max(0, len(photos) - 1)
+            beside[number] = (*beside.get(number, ()), at)
+        else:
+            photos.append(at)
+    notes = [f"{left_out} pictures in its sub-directories are left out"] if left_out else []
+    if not photos and beside:
+        photos, beside = [at for some in beside.values() for at in some], {}
+    if not photos and copies:
+        photos = [max(copies, key=lambda copy: copy[0])[1]]
+        notes += ["all its pages are said to be reduced copies: the largest alone is taken"] * (len(copies) > 1)
+    return Pages(tuple(photos), beside, tuple(notes))
+
+
+def _is_copy(tiff: Tiff, directory: dict[int, Entry]) -> bool:
+    # 255 is the older tag for it.
+    return bool(tiff.number(directory, 254) & _REDUCED) or (254 not in directory and tiff.number(directory, 255) == 2)
+
+
+def _directories(tiff: Tiff) -> Iterator[tuple[int, dict[int, Entry], dict[int, Entry] | None]]:
+    """Each directory of the chain and, behind it, its sub-directories: where it lies, its tags, and those above it."""
+    following, seen, tags, pages = tiff.first, set[int](), 0, 0
     while following:
         if following in seen:
             raise BadImageError("is damaged: its pages go in a circle")
-        seen.add(following)
         at = following
+        seen.add(at)
+        pages += 1
         try:
+            tags += tiff.length(at)
             directory, following = tiff.directory(at)
         except struct.error as error:
-            raise BadImageError(f"is damaged or cut short: page {len(offsets) + 1} is missing") from error
-        if not tiff.number(directory, 254) & 1:
-            offsets.append(at)
-    return offsets or [tiff.first]
+            raise BadImageError(f"is damaged or cut short: page {pages} is missing") from error
+        yield at, directory, None
+        for below in tiff.numbers(directory, _SUB_DIRECTORIES):
+            try:
+                tags += tiff.length(below)
+                if tags <= _MOST_TAGS:
+                    yield below, tiff.entries(below), directory
+            except struct.error:
+                continue  # of a copy, or of what is left out
+        if tags > _MOST_TAGS:
+            raise BadImageError(f"has more than {_MOST_TAGS} tags in its directories", "split it into several files")
 
 
-def read_tiff(data: bytes, max_pixels: int | None, page: int = 0) -> Photo:
+def _refuse_raw(tiff: Tiff, directory: dict[int, Entry]) -> None:
+    raw = 50706 in directory or bytes(tiff.data[8:10]) == b"CR"
+    if raw or tiff.number(directory, 259) in _RAW_COMPRESSIONS or tiff.number(directory, 262) in _RAW_PHOTOMETRICS:
+        raise BadImageError(
+            "is the raw file of a camera or scanner, which is not read here",
+            "develop it first, for example with darktable or RawTherapee, and restore the TIFF that gives",
+        )
+
+
+def read_tiff(tiff: Tiff, pages: Pages, page: int, limits: Limits) -> Photo:
     """A page of a file, counted from 0."""
-    tiff = Tiff(data)
-    offsets = page_offsets(tiff)
-    at = offsets[page]
+    at = pages.offsets[page]
     directory, _ = tiff.directory(at)
-    check_size(tiff.number(directory, 256), tiff.number(directory, 257), max_pixels)
-    for places, counts in ((273, 279), (324, 325)):  # strips, tiles
-        for place, count in zip(tiff.numbers(directory, places), tiff.numbers(directory, counts), strict=False):
-            if place + count > len(data):
-                raise BadImageError(f"is cut short: {len(data)} bytes, its pixels go on to byte {place + count}")
-    orientation = tiff.number(directory, 274, 1)
-    if at != tiff.first or (orientation != 1 and 274 in directory):
-        changed = bytearray(data)
-        # The page becomes the file's first, and upright: Pillow and OpenCV turn some TIFF files, and others not.
-        struct.pack_into(tiff.order + ("Q" if tiff.big else "I"), changed, 8 if tiff.big else 4, at)
-        if 274 in directory:
-            struct.pack_into(tiff.order + "H", changed, directory[274].at, 1)
-        data = bytes(changed)
-    bits, kinds = set(tiff.numbers(directory, 258) or (1,)), set(tiff.numbers(directory, 339) or (1,))
+    beyond = tiff.beyond_end(at)
+    if cut := [code for code in beyond if code in _STORING]:
+        raise BadImageError(f"is damaged or cut short: tag {cut[0]} lies beyond its end")
+    limits.check(tiff.number(directory, 256), tiff.number(directory, 257), 0)
+    layout = layout_of(tiff, directory)
+    limits.check(layout.width, layout.height, _pixel_bytes(layout, tiff.number(directory, 274, 1)))
+    notes = [*(pages.notes if page == 0 else ()), *layout.notes]
+    if beyond:
+        names = [_TAG_NAMES.get(code, f"tag {code}") for code in beyond]
+        notes.append(f"it is cut short: {', '.join(names)} lies beyond its end and is left out")
+    samples, damage = read_samples(tiff, layout)
+    notes += damage
+    colours, alpha = _colours(samples, layout, notes)
+    del samples
     icc = tiff.value(directory[34675]) if 34675 in directory else None
-    if bits == {16} and kinds == {1}:
-        colours, alpha = _decode_16_bits(data, tiff, directory)
-        mode = ("I;16" if colours.ndim == 2 else "RGB;16") if alpha is None else "16 bits with alpha"
-    elif max(bits) <= 8 and kinds == {1}:
-        image = TiffImageFile(BytesIO(data))
-        with no_standard_error():
-            image.load()
-        mode = image.mode
-        colours, alpha, icc = channels(image)
-    else:
-        kind = {1: "", 2: "signed ", 3: "floating-point "}.get(max(kinds), "unusual ")
-        text = f"has {kind}samples of {', '.join(str(number) for number in sorted(bits))} bits"
-        raise BadImageError(text, "convert it to 8 or 16 bits a sample")
-    compression = {6: JPEG, 32946: DEFLATE}.get(found := tiff.number(directory, 259, NONE), found)
+    if layout.palette is not None:
+        used = layout.palette
+        # A palette of greys is a way to store a grey photo, unless its profile says RGB.
+        grey = (icc is None or icc[16:20] == b"GRAY") and (used[0] == used[1]).all() and (used[0] == used[2]).all()
+        colours = used[0][colours] if grey else np.ascontiguousarray(used.T)[colours]
+    orientation = tiff.number(directory, 274, 1)
+    compression = {6: JPEG, 32946: DEFLATE}.get(layout.compression, layout.compression)
     sampling = {(1, 1): 0, (2, 1): 1}.get(cast("tuple[int, int]", tiff.numbers(directory, 530)), 2)
+    jpeg = compression == JPEG
+    photoshop = tiff.value(directory[34377]) if 34377 in directory else b""
+    iptc, rest = iptc_and_rest(photoshop)
+    if 33723 in directory:
+        # Raw bytes: writers give IPTC all kinds of types, LONG among them.
+        iptc = tiff.value(directory[33723])
+    if MAKER_NOTE in tiff.child(directory, 0x8769):
+        notes.append("the maker's note in its EXIF data is left out: it would not survive the move")
     metadata = Metadata(
         format="TIFF",
-        mode=mode,
+        mode=_mode(layout, colours.ndim, alpha is not None),
         icc=icc,
         exif=exif_of_tiff(tiff, directory, turned=orientation >= 5),
         xmp=tiff.value(directory[700]) if 700 in directory else None,
-        # Raw bytes: writers give IPTC all kinds of types, LONG among them.
-        iptc=tiff.value(directory[33723]) if 33723 in directory else None,
+        iptc=iptc,
+        photoshop=rest,
         dpi=tiff.dpi(directory),
-        jpeg_tables=_jpeg_tables(tiff, directory) if compression == JPEG else (),
-        jpeg_subsampling=sampling if compression == JPEG and tiff.number(directory, 262) == 6 else None,
+        jpeg_tables=_jpeg_tables(tiff, layout) if jpeg else (),
+        jpeg_subsampling=sampling if jpeg and tiff.number(directory, 262) == 6 else None,
         tiff_compression=compression if compression in _KEPT else DEFLATE,
-        pages=len(offsets),
+        pages=len(pages.offsets),
+        beside=tuple(_raw_pages(tiff, pages.beside.get(page, ()), notes)),
     )
-    return upright(colours, alpha, metadata, orientation)
+    return upright(colours, alpha, metadata, orientation, notes)
 
 
-def _jpeg_tables(tiff: Tiff, directory: dict[int, Entry]) -> tuple[tuple[int, ...], ...]:
-    """The quantisation tables of JPEG strips; none if they are of an odd kind."""
-    strips = tiff.numbers(directory, 273) or tiff.numbers(directory, 324)
-    stream = tiff.value(directory[347]) if 347 in directory else bytes(tiff.data[strips[0] : strips[0] + 2048])
-    tables: dict[int, tuple[int, ...]] = {}
-    at = 2
-    while stream[at : at + 1] == b"\xff" and stream[at + 1 : at + 2] not in (b"\xda", b"\xd9", b""):
-        (length,) = struct.unpack_from(">H", stream, at + 2)
-        segment = stream[at + 4 : at + 2 + length] if stream[at + 1] == 0xDB else b""
-        while len(segment) >= 65 and segment[0] < 4:  # 8-bit tables
-            tables[segment[0]], segment = tuple(segment[1 + k] for k in zigzag_index), segment[65:]
-        at += 2 + length
-    return tuple(table for _, table in sorted(tables.items()))
+def _pixel_bytes(layout: Layout, orientation: int) -> float:
+    """The most memory that reading takes for each pixel."""
+    depth = 2 if layout.bits == 16 else 1
+    colours = 3 if layout.palette is not None else layout.colours
+    copies = {1: 3, 3: 0 if layout.count == 3 and layout.palette is None else 3, 4: 16}[colours]
+    if orientation >= 2 and colours == 3:
+        copies = 3
+    block = layout.block[0] * layout.block[1] / max(1, layout.width * layout.height)
+    large = min(1.0, block) * 3 * layout.count if layout.compression != NONE else 0
+    extra = 2 if layout.count > layout.colours else 0
+    return depth * (layout.count + max(copies + extra, large)) + 0.5
 
 
-def _decode_16_bits(data: bytes, tiff: Tiff, page: dict[int, Entry]) -> tuple[Pixels, Pixels | None]:
-    """16-bit grey or RGB of a file's first page, straight from the file, with its alpha if there is one."""
-    photometric, count = tiff.number(page, 262, 1), tiff.number(page, 277, 1)
-    colours_count = {0: 1, 1: 1, 2: 3}.get(photometric)
-    volume = tiff.number(page, 32997, 1) > 1  # ImageDepth
-    if colours_count is None or not colours_count <= count <= 16 or volume:
-        text = f"has 16-bit samples that are neither grey nor RGB (photometric {photometric}, {count} samples)"
-        raise BadImageError(text, "convert it to RGB")
-    compression = tiff.number(page, 259, 1)
-    if compression in (1, 8, 32773, 32946) or importlib.util.find_spec("imagecodecs") is not None:
-        with tifffile.TiffFile(BytesIO(data)) as file:
-            first = file.pages.first
-            samples = np.asarray(first.asarray())
-            if count > 1 and first.planarconfig == 2:
-                samples = np.moveaxis(samples, 0, -1)
+def _mode(layout: Layout, axes: int, alpha: bool) -> str:
+    if layout.bits == 16:
+        return "16 bits with alpha" if alpha else "I;16" if axes == 2 else "RGB;16"
+    if layout.palette is not None:
+        return "P"
+    if layout.colours == 4:
+        return "CMYK"
+    name = "L" if layout.colours == 1 else "RGB"
+    return "1" if layout.bits == 1 and not alpha else name + "A" * alpha
+
+
+def _jpeg_tables(tiff: Tiff, layout: Layout) -> tuple[tuple[int, ...], ...]:
+    start = layout.offsets[0]
+    stream = layout.tables or bytes(tiff.data[start : start + min(layout.sizes[0], 1 << 16)])
+    return quantisation(segments(stream))
+
+
+def _raw_pages(tiff: Tiff, offsets: Iterable[int], notes: list[str]) -> Iterator[RawPage]:
+    """The pages beside a photo, with all that can be moved of them."""
+    for at in offsets:
+        directory, _ = tiff.directory(at)
+        tiled = 324 in directory
+        starts, sizes = (tiff.numbers(directory, code) for code in ((324, 325) if tiled else (273, 279)))
+        whole = len(starts) == len(sizes) > 0 and all(
+            start + size <= len(tiff.data) for start, size in zip(starts, sizes, strict=True)
+        )
+        # What overlaps would be written many times over.
+        if not whole or sum(sizes) > len(tiff.data):
+            notes.append("a page beside it (a mask or an infrared channel) is damaged or cut short, and is left out")
+            continue
+        notes.append("a page beside it (a mask or an infrared channel) goes unchanged into a TIFF")
+        blocks = tuple(bytes(tiff.data[start : start + size]) for start, size in zip(starts, sizes, strict=True))
+        tags = {code: tag for code, tag in tiff.tags(directory).items() if code not in (273, 279, 324, 325, 330)}
+        yield RawPage(tags, tiff.order, blocks, tiled)
+
+
+def _colours(samples: Pixels, layout: Layout, notes: list[str]) -> tuple[Pixels, Pixels | None]:
+    """Stored samples as the colours alone and the alpha, if there is one; indices of a palette stay such."""
+    photometric, count = layout.colours, layout.count
+    if samples.ndim == 2:
+        colours = samples
     else:
-        # Without imagecodecs tifffile knows no LZW; OpenCV does, but sees planes and grey with alpha wrongly.
-        alone = tiff.number(page, 284, 1) == 1 and count in (1, 3, 4)
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if alone else None
-        if decoded is None:
-            text = f"is damaged or of a rare kind (TIFF compression {compression}, {count} samples of 16 bits)"
-            raise BadImageError(text, "if it is whole, pip install 'oldphoto[archive]' or save it uncompressed")
-        samples = decoded
-        if samples.ndim == 3:
-            samples = samples[..., [2, 1, 0, *range(3, samples.shape[2])]]
-    height, width = tiff.number(page, 257), tiff.number(page, 256)
-    if samples.shape != ((height, width) if count == 1 else (height, width, count)) or samples.dtype.itemsize != 2:
-        raise BadImageError(f"is damaged: decoded to {samples.shape} {samples.dtype}")
-    samples = samples.astype(np.uint16, copy=False)
-    extra = tiff.numbers(page, 338)
-    alpha = samples[..., colours_count] if count > colours_count and extra and extra[0] in (1, 2) else None
-    colours = samples if count == 1 else samples[..., 0] if colours_count == 1 else samples[..., :3]
-    if photometric == 0:
-        colours = np.uint16(65535) - colours
-    if alpha is not None and extra[0] == 1:
-        divisor = np.maximum(alpha, 1).astype(np.float64)
-        straight = colours * (65535 / (divisor if colours.ndim == 2 else divisor[..., None]))
-        colours = np.rint(straight).clip(0, 65535).astype(np.uint16)
-    return colours, alpha
+        colours = samples[..., 0] if photometric == 1 else samples if count == 3 else samples[..., :photometric]
+    if layout.photometric == WHITE_IS_ZERO:
+        colours = ~colours
+    more = count - layout.colours
+    if not more:
+        return colours, None
+    alpha, kind = None, layout.extra[0] if layout.extra else None
+    if kind in (1, 2, None) and layout.colours != 4:
+        alpha = samples[..., layout.colours].copy()
+        more -= 1
+        if kind is None:
+            notes.append("a channel that it does not name is taken for transparency")
+    if more:
+        channels = "a channel" if more == 1 else f"{more} channels"
+        notes.append(f"{channels} beyond its colours (transparency of inks, infrared or the like) left out")
+    if alpha is not None and kind == 1:
+        colours = _straight(colours, alpha)
+    return cast("Pixels", np.ascontiguousarray(colours)), alpha
+
+
+def _straight(colours: Pixels, alpha: Pixels) -> Pixels:
+    """Colours that were multiplied by their alpha, as they were before."""
+    top = np.iinfo(alpha.dtype).max
+    out = np.empty_like(colours)
+    step = max(1, (1 << 20) // alpha.shape[1])
+    for at in range(0, len(alpha), step):
+        rows = slice(at, at + step)
+        divisor = np.maximum(alpha[rows], 1).astype(np.float64)
+        straight = colours[rows] * (top / (divisor if colours.ndim == 2 else divisor[..., None]))
+        out[rows] = np.rint(straight).clip(0, top)
+    return out
 
 
 def write_tiff(pages: Iterable[Photo], handle: BinaryIO, quality: int | None, *, big: bool | None = None) -> None:
@@ -165,19 +273,9 @@ def write_tiff(pages: Iterable[Photo], handle: BinaryIO, quality: int | None, *,
     quality: of JPEG-compressed pages. big: whether as BigTIFF; None decides by the first page's size and page count.
     """
     order, link = "", 0
-    for page in pages:
-        tags, tag_order = _describing_tags(page)
-        if not order:
-            order = tag_order or "<"
-            if big is None:
-                # Half of what offsets of 32 bits reach, since later pages may be larger.
-                big = page.pixels.nbytes * page.metadata.pages > 1 << 31
-            mark = b"II" if order == "<" else b"MM"
-            handle.write(mark + (struct.pack(order + "HHHQ", 43, 8, 0, 0) if big else struct.pack(order + "HI", 42, 0)))
-            link = 8 if big else 4
-        elif tag_order not in ("", order):
-            tags = swapped(tags)
-        tags = _storing_tags(page, handle, order, quality, big=bool(big)) | tags
+
+    def write_directory(tags: Tags) -> None:
+        nonlocal link
         at = (handle.tell() + 7) // 8 * 8
         handle.write(b"\0" * (at - handle.tell()) + pack_tags(tags, at, order, bool(big)))
         end = handle.tell()
@@ -185,6 +283,41 @@ def write_tiff(pages: Iterable[Photo], handle: BinaryIO, quality: int | None, *,
         handle.write(struct.pack(order + ("Q" if big else "I"), at))
         handle.seek(end)
         link = at + (8 + 20 * len(tags) if big else 2 + 12 * len(tags))
+
+    for page in pages:
+        tags, tag_order = _describing_tags(page)
+        beside = page.metadata.beside
+        if not order:
+            # Pages that are written as they were stored keep the order of their bytes.
+            order = beside[0].order if beside else tag_order or "<"
+            if big is None:
+                # Half of what offsets of 32 bits reach, since later pages may be larger.
+                big = page.pixels.nbytes * page.metadata.pages > 1 << 31
+            mark = b"II" if order == "<" else b"MM"
+            handle.write(mark + (struct.pack(order + "HHHQ", 43, 8, 0, 0) if big else struct.pack(order + "HI", 42, 0)))
+            link = 8 if big else 4
+        if tag_order not in ("", order):
+            tags = swapped(tags)
+        write_directory(_storing_tags(page, handle, order, quality, big=bool(big)) | tags)
+        for raw in beside:
+            if raw.order == order:
+                write_directory(raw.tags | _raw_places(raw, handle, big=bool(big)))
+
+
+def _raw_places(raw: RawPage, handle: BinaryIO, *, big: bool) -> Tags:
+    """Write the strips or tiles of a page as they are; where they lie."""
+    offsets = []
+    for block in raw.blocks:
+        offsets.append(handle.tell())
+        handle.write(block + b"\0" * (len(block) % 2))
+    kind, letter = (16, "Q") if big else (4, "I")
+    lists = (
+        ((324, offsets), (325, map(len, raw.blocks))) if raw.tiled else ((273, offsets), (279, map(len, raw.blocks)))
+    )
+    return {
+        code: (kind, len(raw.blocks), struct.pack(f"{raw.order}{len(raw.blocks)}{letter}", *numbers))
+        for code, numbers in lists
+    }
 
 
 def _describing_tags(photo: Photo) -> tuple[Tags, str]:
@@ -194,10 +327,11 @@ def _describing_tags(photo: Photo) -> tuple[Tags, str]:
     if metadata.exif is not None:
         try:
             block = Tiff(metadata.exif)
-            order, tags = block.order, block.describing_tags(block.directory(block.first)[0])
+            order, tags = block.order, block.describing_tags(block.main()[0])
         except (struct.error, BadImageError):
             tags = {}  # a block that cannot be read cannot be taken apart either
-    for code, kind, value in ((700, 1, metadata.xmp), (33723, 7, metadata.iptc), (34675, 7, metadata.icc)):
+    more = ((34377, 7, metadata.photoshop), (34675, 7, metadata.icc))
+    for code, kind, value in ((700, 1, metadata.xmp), (33723, 7, metadata.iptc), *more):
         if value is not None:
             tags[code] = (kind, len(value), value)
     return tags, order

@@ -37,7 +37,7 @@ _START = b'{"version": '
 Role = Literal["input", "output", "mask", "saved_mask"]
 Difference = Literal["missing", "changed", "unreadable"]
 ROLES: tuple[Role, ...] = ("input", "output", "mask", "saved_mask")
-_PACKAGES = ("torch", "numpy", "pillow", "opencv-python", "dlib-bin", "dlib", "tifffile")
+_PACKAGES = ("torch", "numpy", "pillow", "opencv-python", "dlib-bin", "dlib", "simplejpeg")
 
 
 class FileFacts(TypedDict):

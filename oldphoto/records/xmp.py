@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.dom import minidom
-from xml.parsers.expat import ExpatError
+from xml.parsers.expat import ExpatError, ParserCreate
 
 # IPTC NewsCodes: generative fill of holes or faces; or a photo that was merely made better.
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -20,6 +20,9 @@ _XMLNS = "http://www.w3.org/2000/xmlns/"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _MM = "http://ns.adobe.com/xap/1.0/mm/"
 _EVENT = "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"
+
+# A tree takes some 400 bytes for each element or attribute, and minidom goes down it by recursion.
+_MOST_NODES, _DEEPEST = 50_000, 200
 
 _HEAD = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
 _TAIL = '\n<?xpacket end="w"?>'
@@ -68,9 +71,30 @@ def _parsed(packet: bytes | None) -> minidom.Document:
     if "<!DOCTYPE" in text:
         raise ValueError("it has a document type, which XMP has not")
     try:
+        _refuse_bomb(text)
         return minidom.parseString(text)
     except ExpatError as error:
         raise ValueError(str(error)) from error
+
+
+def _refuse_bomb(text: str) -> None:
+    """Raise ValueError for a packet of more or deeper elements than a tree of them is to be made of."""
+    parser = ParserCreate()
+    depth = nodes = 0
+
+    def start(_: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, nodes
+        depth += 1
+        nodes += 1 + len(attributes)
+        if depth > _DEEPEST or nodes > _MOST_NODES:
+            raise ValueError("it has too many elements, or too deep ones")
+
+    def end(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.Parse(text, True)
 
 
 def _only(document: minidom.Document, space: str, name: str) -> minidom.Element:

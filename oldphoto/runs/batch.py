@@ -31,6 +31,7 @@ from oldphoto.files.colour import to_srgb
 from oldphoto.files.image import (
     DEFAULT_MAX_PIXELS,
     Photo,
+    not_held,
     output_format,
     read_mask,
     read_pages,
@@ -400,6 +401,7 @@ def restore_file(
             record["model"] = {**model, "weights": earlier_weights | model["weights"]}
             # No minutes of work for what cannot be written in the end.
             format = output_format(photo, planned.target)
+            record["warnings"] += not_held(photo, format)
             if pages > 1 and format != "TIFF":
                 raise UsageError(
                     f"{planned.target.name}: {format} holds one picture, the photo has {pages} pages", _TO_TIFF
