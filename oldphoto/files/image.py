@@ -20,7 +20,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -132,11 +132,14 @@ def read_pages(
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     admit: Callable[[int], None] = lambda size: None,
+    only: int | None = None,
 ) -> Iterator[Photo]:
     """The photos of a file in turn, each decoded when it is asked for: a TIFF may hold more than one.
 
     admit: is called before a file is loaded, and before each page is decoded, with the bytes of memory that takes more;
-        it returns when they may be taken. Its errors go on. Other arguments and errors as in read_photo.
+        it returns when they may be taken. Its errors go on.
+    only: the page to read, counted from 0, or the last one where there are fewer; None for all.
+    Other arguments and errors as in read_photo.
     """
     if isinstance(source, bytes):
         name, data = "the picture", source
@@ -154,7 +157,7 @@ def read_pages(
         tiff = Tiff(data)
         pages = find_pages(tiff)
         count = len(pages.offsets)
-    for page in range(count):
+    for page in range(count) if only is None else [min(only, count - 1)]:
         with quiet(), as_bad_image(name if count == 1 else f"{name}, page {page + 1},"):
             photo = read_tiff(tiff, pages, page, limits)
         yield photo
@@ -284,7 +287,9 @@ def not_held(photo: Photo, format: Format) -> list[str]:
     """What of the photo's metadata this format has no place for, one line each: it will be missing from the file."""
     held = photo.metadata
     grey_profile = photo.icc is not None and photo.icc[16:20] == b"GRAY"
-    without_icc = ("BMP", "PPM", "WEBP", "AVIF", "HEIC") if grey_profile else ("BMP", "PPM")
+    without_icc: tuple[Format, ...] = ("BMP", "PPM", "WEBP", "AVIF", "HEIC")
+    if not grey_profile:
+        without_icc = "BMP", "PPM"
     lost: list[tuple[object, str, tuple[Format, ...]]] = [
         (held.icc if photo.inks is None or format in ("JPEG", "TIFF") else None, "colour profile", without_icc),
         (held.exif, "EXIF data", ("BMP", "PPM")),
@@ -337,15 +342,13 @@ def read_mask(
         text = f"{name} is {width} x {height} pixels, the photo {size[0]} x {size[1]}"
         return BadImageError(text, "a mask has exactly its photo's size")
 
-    photos = read_pages(path, max_pixels=size[0] * size[1])
     try:
-        photo = next(photos)
+        photo = next(read_pages(path, max_pixels=size[0] * size[1], only=page))
     except TooLargeError as error:  # not worth decoding to say so
         raise another_size(*error.size) from error
     if photo.metadata.pages != pages:
         text = f"{name} has {photo.metadata.pages} pages, the photo {pages}"
         raise BadImageError(text, "a mask has exactly its photo's pages; a TIFF holds several")
-    photo = next(islice(chain([photo], photos), page, None))
     if (photo.width, photo.height) != size:
         raise another_size(photo.width, photo.height)
     half = 1 << (photo.depth - 1)
