@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
+from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
 from oldphoto.files.decoding import Limits, animation
-from oldphoto.errors import BadImageError
 from oldphoto.files.exif import bytes_or_none, dpi_of_exif, exif_block, settle_orientation
 from oldphoto.files.photo import DEFAULT_QUALITY, Format, Metadata, Photo, channels, contiguous, upright, upright_xmp
 

@@ -27,9 +27,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from oldphoto.errors import BadImageError, FileAccessError, UsageError
 from oldphoto.files.colour import Pixels
 from oldphoto.files.decoding import Limits, TooLargeError, as_bad_image, quiet
-from oldphoto.errors import BadImageError, FileAccessError, UsageError
 from oldphoto.files.exif import Tiff, has_maker_note
 from oldphoto.files.heif import read_avif, read_heic, why_not_written, write_avif, write_heic
 from oldphoto.files.jpeg2000 import CODESTREAM, read_jpeg2000, write_jpeg2000

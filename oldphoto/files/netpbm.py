@@ -9,8 +9,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL.PpmImagePlugin import PpmImageFile
 
-from oldphoto.files.decoding import Limits
 from oldphoto.errors import BadImageError
+from oldphoto.files.decoding import Limits
 from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 
 _PNM_HEADER = re.compile(rb"P([1-6])(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])")

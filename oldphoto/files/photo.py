@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels, cmyk_to_rgb, eight_bits, rgb_to_cmyk
 from oldphoto.files.decoding import as_bad_image, quiet
-from oldphoto.errors import BadImageError
 from oldphoto.files.exif import Tags, bytes_or_none, exif_block, pair_or_none, settle_orientation
 
 Format = Literal["JPEG", "PNG", "TIFF", "WEBP", "JPEG2000", "BMP", "PPM", "AVIF", "HEIC"]

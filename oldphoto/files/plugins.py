@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from oldphoto.files.decoding import Limits, animation
 from oldphoto.errors import BadImageError
+from oldphoto.files.decoding import Limits, animation
 from oldphoto.files.exif import bytes_or_none, dpi_of_exif, exif_block, pair_or_none, settle_orientation
 from oldphoto.files.jpeg import Segment, decoded, end_of, frame_of, quantisation, segments
 from oldphoto.files.photo import DEFAULT_QUALITY, Metadata, Photo, channels, inks_of, iptc_and_rest, upright

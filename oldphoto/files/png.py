@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
+from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
 from oldphoto.files.decoding import Limits, animation
-from oldphoto.errors import BadImageError
 from oldphoto.files.exif import exif_block, pair_or_none, settle_orientation
 from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 

@@ -13,9 +13,9 @@ from typing import BinaryIO, Literal, cast
 import numpy as np
 from PIL import Image
 
+from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
 from oldphoto.files.decoding import Limits
-from oldphoto.errors import BadImageError
 from oldphoto.files.exif import MAKER_NOTE, Entry, Tags, Tiff, exif_of_tiff, pack_tags, swapped
 from oldphoto.files.jpeg import quantisation, segments
 from oldphoto.files.photo import DEFAULT_QUALITY, Metadata, Photo, RawPage, inks_of, iptc_and_rest, samples_of, upright

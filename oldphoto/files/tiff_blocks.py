@@ -22,9 +22,9 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
 from oldphoto.files.decoding import no_standard_error
-from oldphoto.errors import BadImageError
 from oldphoto.files.exif import MOST_NUMBERS, Entry, Tiff, pack_tags
 from oldphoto.files.jpeg import decoded, frame_size, with_transform
 
