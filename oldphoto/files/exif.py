@@ -127,10 +127,11 @@ class Tiff:
                 beyond.append(code)
         return entries, beyond, end
 
-    def main(self) -> tuple[dict[int, Entry], int]:
-        """The first directory of an EXIF block and the next one's offset; 0 where the block ends before it."""
+    def main(self) -> tuple[dict[int, Entry], int, int]:
+        """The first directory of an EXIF block, the next one's offset or 0, and how many of its bytes are missing."""
         entries, _, end = self._entries(self.first)
-        return entries, 0 if end + self.slot > len(self.data) else self.unpack("Q" if self.big else "I", end)
+        missing = max(0, end + self.slot - len(self.data))
+        return entries, 0 if missing else self.unpack("Q" if self.big else "I", end), missing
 
     def value(self, entry: Entry) -> bytes:
         """An entry's bytes, in the file's order."""
@@ -268,14 +269,14 @@ def settle_orientation(block: bytes | None) -> tuple[bytes | None, int]:
     data = bytearray(block)
     try:
         tiff = Tiff(data)
-        main, thumbnail = tiff.main()
+        main, thumbnail, missing = tiff.main()
     except (struct.error, BadImageError):
         return block, 1
+    data += bytes(missing)
     orientation = tiff.number(main, 274, 1)
-    # Phones write LONG where SHORT is meant, and others BYTE: what is read as an orientation is also made 1 again.
-    for number in range(main[274].count if 274 in main and main[274].type in _NUMBER_FORMATS else 0):
-        letter = _NUMBER_FORMATS[main[274].type]
-        struct.pack_into(tiff.order + letter, data, main[274].at + number * struct.calcsize(letter), number == 0)
+    if 274 in main:
+        # Phones write LONG where SHORT is meant, and others BYTE: what is read as an orientation is also made 1 again.
+        struct.pack_into(tiff.order + ("HQH6x" if tiff.big else "HIH2x"), data, main[274].field, 3, 1, 1)
     if 5 <= orientation <= 8:
         exif = tiff.child(main, _EXIF_POINTER)
         for directory, one, other in ((main, 282, 283), (exif, 0xA002, 0xA003), (exif, 0xA20E, 0xA20F)):

@@ -209,6 +209,11 @@ def _encoded(samples: Pixels, ratio: float | None) -> bytes:
     size loses 5 to 27 dB more, and a lossless one is up to twice as large.
     """
     count, deep = samples.shape[2], samples.dtype == np.uint16
+    if ratio is not None:
+        # Encoders stay a little below the size that they are told, which is mostly a whole ratio: by the same one the
+        # steps are the same again, and next to nothing is lost.
+        whole = max(1, round(ratio))
+        ratio = whole if abs(ratio / whole - 1) < 0.025 else ratio / 1.01
     if deep and count >= 3:
         codec = _imagecodecs()
         if codec is not None:

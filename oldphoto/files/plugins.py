@@ -89,8 +89,8 @@ def _left_out(data: bytes, found: list[Segment]) -> list[str]:
     if has_icc and _icc(found) is None:
         notes.append("parts of its colour profile are missing: it is left out")
     end = end_of(data, found[-1].end)
-    after = len(data[end:].strip(b"\0\xff")) if end is not None else 0
-    if after > 16:
+    after = len(data) - (end or len(data))
+    if data[len(data) - after :].strip(b"\0\xff"):
         what = "a further picture, a gain map or a film" if b"\xff\xd8\xff" in data[end:] else "perhaps a film"
         notes.append(f"{after} bytes behind the picture ({what}) are left out")
     known = (b"Exif\0\0", _XMP, _MORE_XMP, _ICC, b"Photoshop 3.0\0", b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", b"Ducky")

@@ -38,7 +38,7 @@ _DIFFERENCED = (LZW, DEFLATE)  # pay only where neighbours are taken from one an
 # All directories of a file together: some 50,000 pages. Each takes its time, however often the same bytes are used.
 _MOST_TAGS = 1 << 20
 _REDUCED, _MASK_PAGE = 1, 4  # bits of NewSubfileType
-_SUB_DIRECTORIES = 330
+_SUB_DIRECTORIES, _DNG_VERSION = 330, 50706
 # Tags without which pixels would be misread, and names of others whose loss is told.
 _STORING = (*range(254, 260), 262, 266, 273, 277, 278, 279, 284, 317, 320, *range(322, 326), 332, 338, 339, 347, 530)
 _TAG_NAMES = {34675: "profile", 700: "XMP", 33723: "IPTC records", 34377: "Photoshop resources", 34665: "EXIF data"}
@@ -118,8 +118,9 @@ def _directories(tiff: Tiff) -> Iterator[tuple[int, dict[int, Entry], dict[int, 
 
 
 def _refuse_raw(tiff: Tiff, directory: dict[int, Entry]) -> None:
-    raw = 50706 in directory or bytes(tiff.data[8:10]) == b"CR"
-    if raw or tiff.number(directory, 259) in _RAW_COMPRESSIONS or tiff.number(directory, 262) in _RAW_PHOTOMETRICS:
+    canon = tiff.first == 16 and bytes(tiff.data[8:12]) == b"CR\2\0"
+    stored = tiff.number(directory, 259) in _RAW_COMPRESSIONS or tiff.number(directory, 262) in _RAW_PHOTOMETRICS
+    if canon or stored or _DNG_VERSION in directory:
         raise BadImageError(
             "is the raw file of a camera or scanner, which is not read here",
             "develop it first, for example with darktable or RawTherapee, and restore the TIFF that gives",

@@ -302,8 +302,11 @@ def _inflated(raw: bytes, most: int) -> bytes:
     # Unlike libtiff's, this checks the sum at the end: without it damaged rows would look like a photo.
     stream = zlib.decompressobj()
     content = stream.decompress(raw, most)
-    if not stream.eof:
-        content += stream.decompress(stream.unconsumed_tail, 1)[: most - len(content)]
+    over = 0
+    while stream.unconsumed_tail and not stream.eof:
+        over += len(stream.decompress(stream.unconsumed_tail, _AT_ONCE))
+        if over > most + _AT_ONCE:
+            raise BadImageError(f"is damaged: a strip or tile of {most} bytes unfolds to more than twice as many")
     return content
 
 

@@ -126,6 +126,25 @@ class Line:
         if resident() + need > self._before + sum(self._needs.copy()):
             give_back()
 
+    def wait_for(self, need: int, most: int, least: int) -> None:
+        """Wait, at the head of the line, which is kept, until `need` bytes more fit beside the photos in work.
+
+        most: what the process should stay below; a photo that is alone may take more, up to `least`. Raises
+        OutOfMemoryError where it would take even more than that.
+        """
+        self.__enter__()
+        with self._change:
+            while self._needs and self.held() + sum(self._needs) + need > most:
+                self._change.wait(self.LOOK_SECONDS)
+            held = self.held() + sum(self._needs)
+        if held + need > least:
+            give_back()
+            if (whole := resident() + need) > least:
+                raise OutOfMemoryError(
+                    f"reading the photo takes {gigabytes(whole)} of memory, more than the {gigabytes(least)} there is",
+                    f"give --max-memory {gigabytes(whole)} or more, where there is as much, or make a smaller scan",
+                )
+
     @contextmanager
     def admitted(self, need: int, most: int) -> Iterator[int]:
         """Wait until a photo that takes `need` bytes fits, the process staying below `most`; it is in work meanwhile.
@@ -159,6 +178,14 @@ def limit(chosen: int | None) -> int:
         return chosen
     held = line.held()
     return held + int((available() + max(0, resident() - held)) * DEFAULT_SHARE)
+
+
+def admit_reading(chosen: int | None, need: int) -> None:
+    """Wait until a photo may take `need` bytes more while it is read; until it is admitted it stays at the line's head.
+
+    chosen: what the user allows this process. Raises OutOfMemoryError where that, or else all there is, is not enough.
+    """
+    line.wait_for(need, limit(chosen), resident() + available() if chosen is None else chosen)
 
 
 def ran_out(error: BaseException) -> bool:

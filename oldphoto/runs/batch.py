@@ -41,7 +41,7 @@ from oldphoto.files.image import (
     write_pages,
     write_photo,
 )
-from oldphoto.machine.memory import line, out_of_memory, ran_out
+from oldphoto.machine.memory import admit_reading, line, out_of_memory, ran_out
 from oldphoto.machine.workers import Flight
 from oldphoto.options import Options
 from oldphoto.records.manifest import (
@@ -390,7 +390,8 @@ def restore_file(
         masks: list[NDArray[np.bool_]] = []
         damaged = pixels = 0
         reading = started
-        for page, photo in enumerate(_read_whole(planned.source, record["input"], max_pixels)):
+        admit = partial(admit_reading, setting.options.max_memory)
+        for page, photo in enumerate(_read_whole(planned.source, record["input"], max_pixels, admit)):
             size, pages = (photo.width, photo.height), photo.metadata.pages
             mask = None
             if planned.mask is not None:
@@ -468,12 +469,12 @@ def _write_crops(face: Face, planned: Planned, earlier: int) -> None:
         write_photo(Photo.from_array(after), planned.face_crop(number, "after"))
 
 
-def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None) -> Iterator[Photo]:
+def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None, admit: Callable[[int], None]) -> Iterator[Photo]:
     """The photos of a file, and in `facts` what the file was; an error if the file changes meanwhile."""
     before = stamp(path)
     with suppress(OSError):  # read_pages says better what is wrong with the file
         facts.update(file_facts(path))
-    photos = read_pages(path, max_pixels=max_pixels)
+    photos = read_pages(path, max_pixels=max_pixels, admit=admit)
     photo: Photo | None = next(photos)  # from here on they come from memory
     if before is None or facts["sha256"] is None or stamp(path) != before:
         raise FileAccessError(f"{path} changed while it was read", "restore it again when it is whole")
