@@ -112,7 +112,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def no_standard_error() -> Iterator[None]:
-    """For libtiff inside Pillow, which prints its own line about a damaged file beside the error that Pillow raises."""
+    """For libtiff inside Pillow and libpng inside OpenCV, which print lines of their own about a damaged file."""
     try:
         kept = os.dup(2)
     except OSError:  # a program without standard error

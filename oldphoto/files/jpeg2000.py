@@ -47,7 +47,7 @@ def read_jpeg2000(data: bytes, limits: Limits) -> Photo:
         raise BadImageError(f"has {count} channels, which is not read here", "convert it to 8- or 16-bit grey or RGB")
     deep = max(depths) > 8
     # OpenJPEG works in 32 bits; then come the library's own picture and ours.
-    limits.check(width, height, (14 if deep else 8) * count + 12)
+    limits.check(width, height, (8 if deep else 6) * count + 6)
     header: dict[bytes, bytes] = {}
     for name, content in _boxes(found.get(b"jp2h", b"")):
         header.setdefault(name, content)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL.PpmImagePlugin import PpmImageFile
 
 from oldphoto.errors import BadImageError
@@ -16,6 +17,8 @@ from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 _PNM_HEADER = re.compile(rb"P([1-6])(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])")
 _PNM_MAXIMUM = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d+)\s")
 
+_AT_ONCE = 1 << 20
+
 
 def read_pnm(data: bytes, limits: Limits) -> Photo:
     """P1 to P6; samples of more than 8 bits become 16."""
@@ -23,25 +26,30 @@ def read_pnm(data: bytes, limits: Limits) -> Photo:
     if header is None:
         raise BadImageError("is damaged: no PGM/PPM header")
     kind, width, height = (int(number) for number in header.groups())
-    limits.check(width, height, 26)
     top = None if kind in (1, 4) else _PNM_MAXIMUM.match(data, header.end())
-    if top is None or int(top[1]) < 256:
+    maximum, count_each = 1 if top is None else int(top[1]), 3 if kind in (3, 6) else 1
+    if maximum > 65535:
+        raise BadImageError(f"has samples up to {maximum}, more than 16 bits")
+    # Samples in words take a number each, before they are samples.
+    limits.check(width, height, 15 + 4 * count_each * (kind < 4))
+    if maximum < 256 or top is None:
         image = PpmImageFile(BytesIO(data))
+        limits.check(*image.size, 0)
         image.load()
         colours, alpha, _ = channels(image)
         return upright(colours, alpha, Metadata(format="PPM", mode=image.mode), 1)
-    maximum, count_each = int(top[1]), 3 if kind in (3, 6) else 1
-    if maximum > 65535:
-        raise BadImageError(f"has samples up to {maximum}, more than 16 bits")
     count = width * height * count_each
     if kind in (2, 3):
-        samples = np.fromstring(data[top.end() :], np.uint32, count, sep=" ")
+        stored: NDArray[Any] = np.fromstring(data[top.end() :], np.uint32, count, sep=" ")
     else:
-        samples = np.frombuffer(data, ">u2", count, top.end()).astype(np.uint32)
-    if samples.size != count:
-        raise BadImageError(f"is cut short: {samples.size} of {count} samples")
-    colours = ((samples * 65535 + maximum // 2) // maximum).clip(0, 65535).astype(np.uint16)
-    colours = colours.reshape((height, width, 3) if count_each == 3 else (height, width))
+        stored = np.frombuffer(data, ">u2", min(count, (len(data) - top.end()) // 2), top.end())
+    if stored.size != count:
+        raise BadImageError(f"is damaged or cut short: {stored.size} of {count} samples")
+    samples = np.empty(count, np.uint16)
+    for at in range(0, count, _AT_ONCE):
+        some = slice(at, at + _AT_ONCE)
+        samples[some] = ((stored[some].astype(np.uint64) * 65535 + maximum // 2) // maximum).clip(0, 65535)
+    colours = samples.reshape((height, width, 3) if count_each == 3 else (height, width))
     return upright(colours, None, Metadata(format="PPM", mode="RGB;16" if count_each == 3 else "I;16"), 1)
 
 

@@ -22,14 +22,15 @@ def read_jpeg(data: bytes, limits: Limits) -> Photo:
     found = segments(data)
     frame = frame_of(found)
     space = frame.space
-    # libjpeg holds all coefficients of a progressive picture.
-    channels = len(frame.sampling)
-    limits.check(frame.width, frame.height, (6 * frame.progressive + {1: 1, 3: 1, 4: 13}[channels]) + channels + 3)
+    exif, orientation = settle_orientation(exif_block(_joined(found, 0xE1, b"Exif\0\0")))
+    count = len(frame.sampling)
+    # libjpeg holds all coefficients of a progressive picture; inks go through Pillow.
+    more = {1: 3, 3: 3 * (orientation > 1), 4: 15}[count]
+    limits.check(frame.width, frame.height, count + max(2 * count * frame.progressive, more) + 0.5)
     notes: list[str] = []
     samples = decoded(data, space, notes)
     if space == "CMYK":
         samples = 255 - samples  # as Photoshop writes it
-    exif, orientation = settle_orientation(exif_block(_joined(found, 0xE1, b"Exif\0\0")))
     iptc, rest = iptc_and_rest(_joined(found, 0xED, b"Photoshop 3.0\0"))
     packets = [part.body[len(_XMP) :] for part in found if part.marker == 0xE1 and part.body.startswith(_XMP)]
     if len(packets) > 1:
@@ -119,7 +120,7 @@ def read_webp(data: bytes, limits: Limits) -> Photo:
         width, height = width & 0x3FFF, height & 0x3FFF
     else:
         raise BadImageError("is damaged: no WebP picture in it")
-    limits.check(width, height, 24)
+    limits.check(width, height, 26)
     image = WebPImageFile(BytesIO(data))
     if image.n_frames > 1:
         raise animation()

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
-from oldphoto.files.decoding import Limits, animation
+from oldphoto.files.decoding import Limits, animation, no_standard_error
 from oldphoto.files.exif import exif_block, pair_or_none, settle_orientation
 from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 
@@ -65,8 +65,8 @@ def read_png(data: bytes, limits: Limits) -> Photo:
 def _pixel_bytes(bits: int, colour_type: int) -> float:
     """The most memory that reading takes for each pixel."""
     if bits == 16:
-        return 2 * (8 if colour_type in (0, 2) else 12)
-    return {0: 6, 2: 11, 3: 12, 4: 12}.get(colour_type, 14)
+        return {0: 10, 2: 14}.get(colour_type, 22)
+    return {0: 6, 2: 15, 3: 12, 4: 14}.get(colour_type, 17)
 
 
 _PNG_XMP = b"XML:com.adobe.xmp\0"
@@ -168,7 +168,8 @@ def _dpi_from_metre(dots: int) -> float:
 
 def _decode_png16(data: bytes, colour_type: int, transparent: bytes | None) -> tuple[Pixels, Pixels | None]:
     # OpenCV gives BGR, or BGRA where there is alpha or a transparent colour; grey with alpha comes as BGRA too.
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    with no_standard_error():
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
         raise BadImageError("is damaged or cut short")
     samples = cast("NDArray[np.uint16]", decoded)

@@ -189,7 +189,7 @@ def _pixel_bytes(layout: Layout, orientation: int) -> float:
         copies = 3
     block = layout.block[0] * layout.block[1] / max(1, layout.width * layout.height)
     large = min(1.0, block) * 3 * layout.count if layout.compression != NONE else 0
-    extra = 2 if layout.count > layout.colours else 0
+    extra = 0 if layout.count == layout.colours else 5 if layout.extra[:1] == (1,) else 2
     return depth * (layout.count + max(copies + extra, large)) + 0.5
 
 

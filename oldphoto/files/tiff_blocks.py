@@ -215,10 +215,29 @@ def _with_blocks(layout: Layout, tiff: Tiff, directory: dict[int, Entry]) -> Lay
         row = _row_bytes(layout)
         rows = [_block_rows(layout, k // layout.across % layout.down) for k in range(wanted)]
         sizes = tuple(row * (-(-each // layout.sampling[1])) for each in rows)
+    if layout.compression == NONE and layout.sampling == (1, 1) and layout.across == 1:
+        layout, offsets, sizes = _finer(layout, offsets, sizes)
     for start, size in zip(offsets, sizes, strict=True):
         if start >= whole or (start + size > whole and layout.compression == NONE):
             raise BadImageError(f"is cut short: {whole} bytes, its pixels go on to byte {start + size}")
     return replace(layout, offsets=offsets, sizes=sizes)
+
+
+def _finer(
+    layout: Layout, offsets: tuple[int, ...], sizes: tuple[int, ...]
+) -> tuple[Layout, tuple[int, ...], tuple[int, ...]]:
+    """An uncompressed page of large strips as one of small ones: no more of it than that is then held twice."""
+    row, whole = _row_bytes(layout), layout.block[1]
+    rows = max(1, _AT_ONCE // max(1, row))
+    if layout.planar or layout.block[0] != layout.width or len(offsets) > 1 or whole <= rows:
+        return layout, offsets, sizes
+    tops = range(0, whole, rows)
+    finer = replace(layout, block=(layout.width, rows))
+    return (
+        finer,
+        tuple(offsets[0] + top * row for top in tops),
+        tuple(row * min(rows, whole - top) for top in tops),
+    )
 
 
 def _block_rows(layout: Layout, band: int) -> int:

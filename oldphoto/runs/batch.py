@@ -402,7 +402,7 @@ def restore_file(
             record["model"] = {**model, "weights": earlier_weights | model["weights"]}
             # No minutes of work for what cannot be written in the end.
             format = output_format(photo, planned.target)
-            record["warnings"] += not_held(photo, format)
+            record["warnings"] += [line for line in not_held(photo, format) if line not in record["warnings"]]
             if pages > 1 and format != "TIFF":
                 raise UsageError(
                     f"{planned.target.name}: {format} holds one picture, the photo has {pages} pages", _TO_TIFF

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from oldphoto import cli
 from oldphoto.errors import BadImageError, FileAccessError, OldphotoError, RefusedOverwriteError
-from oldphoto.files.image import Photo, read_photo
+from oldphoto.files.image import Photo, read_pages
 from oldphoto.options import Options
 from oldphoto.records import manifest
 from oldphoto.records.manifest import Manifest, Record, Setting
@@ -166,7 +166,7 @@ def test_an_input_that_changes_while_it_is_read_is_that_photos_error(
     folder: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def meddled(path: Path, **kwargs: Any) -> Iterator[Photo]:
-        photo = read_photo(path, **kwargs)
+        photo = next(read_pages(path, **kwargs))
         if path.name == "a.jpg":
             if change == "grow":
                 path.write_bytes(path.read_bytes() + b"more")

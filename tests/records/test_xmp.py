@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tracemalloc
 import xml.etree.ElementTree as ET
 from io import BytesIO
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_a_second_restoration_adds_one_step() -> None:
 def test_a_packet_that_cannot_be_read_is_refused(packet: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         merged(packet, ENHANCED, STEP)
+
+
+@pytest.mark.parametrize("kind", ["deep", "wide", "attributes"])
+def test_a_packet_of_too_many_elements_is_refused_soon(kind: str) -> None:
+    more = {
+        "deep": b"<a>" * 3000 + b"</a>" * 3000,
+        "wide": b"<a/>" * 1_000_000,
+        "attributes": b"<a " + b" ".join(b'b%d="c"' % k for k in range(60_000)) + b"/>",
+    }[kind]
+    packet = BEFORE.replace(b"</rdf:RDF>", more + b"</rdf:RDF>")
+    assert packet != BEFORE
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="too many elements"):
+            merged(packet, ENHANCED, STEP)
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+    spaced = BEFORE.replace(b"</rdf:RDF>", b" " * 2_000_000 + b"</rdf:RDF>")
+    assert types(merged(spaced, ENHANCED, STEP)) == [ENHANCED]
 
 
 def test_padding_and_utf16_are_read() -> None:

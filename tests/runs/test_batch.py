@@ -28,7 +28,7 @@ from oldphoto.errors import (
     WeightsCorruptError,
 )
 from oldphoto.files.image import Photo
-from oldphoto.machine import workers
+from oldphoto.machine import memory, workers
 from oldphoto.machine.memory import line
 from oldphoto.options import Options
 from oldphoto.records.manifest import Record, Setting
@@ -703,6 +703,38 @@ def test_pages_are_not_lost_to_a_format_of_one_picture(tmp_path: Path) -> None:
     assert isinstance(outcome.error, UsageError)
     assert "JPEG holds one picture, the photo has 3 pages" in str(outcome.error)
     assert not (tmp_path / "out.jpg").exists()
+
+
+def test_what_reading_and_writing_leave_out_is_in_the_record(tmp_path: Path) -> None:
+    exif, comment = Image.Exif(), {"comment": b"from the attic"}
+    exif[0x010F] = "Voigtlander"
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif, **comment)
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2])
+
+    def restore(photo: Photo, mask: Any) -> Any:
+        done = negative(photo, mask)
+        done.warnings = photo.warnings
+        return done
+
+    plan = planning.plan([str(tmp_path / "a.jpg")], str(tmp_path / "out.png"))
+    (outcome,) = run(plan, restore).outcomes
+    assert outcome.record["warnings"] == [
+        "PNG has no place for the photo's comments",
+        "its JPEG data lack the end mark; all pixels are there",
+    ]
+
+
+def test_a_photo_too_large_for_the_memory_allowed_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    draw(tmp_path / "large.png", (6000, 5000))
+    draw(tmp_path / "small.png")
+    setting = Setting(Options(max_memory=memory.resident() + 20_000_000), "compact", {})
+    plan = planning.plan([str(tmp_path / "large.png"), str(tmp_path / "small.png")], str(tmp_path / "out/"))
+    held = memory.resident()
+    large, small = batch.run(plan.photos, lambda: Work(negative, setting)).outcomes
+    assert memory.resident() < held + 60_000_000
+    assert isinstance(large.error, OutOfMemoryError)
+    assert "--max-memory" in large.error.advice
+    assert small.error is None
 
 
 def test_a_bad_page_fails_the_whole_file(tmp_path: Path) -> None:
