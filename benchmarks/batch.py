@@ -25,8 +25,8 @@ from oldphoto import weights
 from oldphoto.bench import photo
 from oldphoto.files.image import PHOTO_SUFFIXES
 from oldphoto.machine import memory
+from oldphoto.models.loaded import Models
 from oldphoto.options import Options
-from oldphoto.pipeline import Models
 from oldphoto.runs import batch, planning
 
 WAYS = ("one by one", "at once")

@@ -23,8 +23,8 @@ from oldphoto.bench import photo
 from oldphoto.models.loading import PUBLISHED, build, load_compact, placed
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.tensors import to_tensor
+from oldphoto.models.translating import TranslationNets, translate_photo, translate_whole
 from oldphoto.models.vae import Vae
-from oldphoto.stages.translation import TranslationNets, translate_photo, translate_whole
 
 # (height, width) of a photo of 1 megapixel in whole cells.
 SIZE = (864, 1152)

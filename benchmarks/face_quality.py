@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 
 from oldphoto.files.image import read_photo
 from oldphoto.options import Options
-from oldphoto.pipeline import Restorer, enhanced_faces
+from oldphoto.restorer import Restorer
 from oldphoto.stages.blending import blend
-from oldphoto.stages.faces import Face, crop_matrix, cut_out, find_faces, similarity
+from oldphoto.stages.faces import Face, Landmarks, crop_matrix, cut_out, find_faces, similarity
+from oldphoto.stages.faces.stage import enhanced_faces
+from oldphoto.stages.stage import Case
 from oldphoto.training.degrade import published_mixture
 from oldphoto.training.evaluate import psnr, ssim
 
@@ -68,9 +70,10 @@ class Bench:
     def faces(self, pixels: Pixels) -> list[Face]:
         """The faces of a restored photo, enhanced."""
         models = self.restorer.models
-        found = find_faces(pixels, models.landmarks, SIZE)
+        found = find_faces(pixels, models.made("landmarks", Landmarks), SIZE)
+        case = Case(Options(face_strength=self.strength, face_size=SIZE), models.set, large=False, has_mask=False)
         with models.inference():
-            return enhanced_faces(found, models, Options(face_strength=self.strength), SIZE)
+            return enhanced_faces(found, models, case)
 
     def held(self, clean: Pixels, points: Points, number: int) -> Held:
         """Put one face through everything."""
@@ -163,7 +166,7 @@ def old_faces(bench: Bench, data: Path, count: int, tell: Callable[[str], None])
     rows: list[list[Pixels]] = []
     for path in sorted((data / "old" / "test").iterdir()):
         pixels = np.asarray(read_photo(path).pixels, np.uint8)
-        if not find_faces(pixels, bench.restorer.models.landmarks, SIZE):
+        if not find_faces(pixels, bench.restorer.models.made("landmarks", Landmarks), SIZE):
             continue  # quicker than restoring every street
         restored = bench.whole(pixels)
         faces = bench.faces(restored)

@@ -17,7 +17,7 @@ RUN = """
 import json, sys, time
 import numpy as np, torch
 from oldphoto.machine import memory
-from oldphoto.stages import translation
+from oldphoto.models import translating
 from oldphoto.bench import photo
 from oldphoto.models.loading import PUBLISHED, build, placed
 from oldphoto.records.manifest import peak_memory
@@ -26,12 +26,12 @@ memory.reuse_pages()  # as the command does
 torch.manual_seed(1)
 device = torch.device("cpu")
 nets = [placed(build(PUBLISHED[name]).eval(), device) for name in ("old_vae", "mapping", "clean_vae")]
-trio = translation.TranslationNets(*nets)
-translation.MOST_WHOLE = 1 << 60 if way == "whole" else 0
+trio = translating.TranslationNets(*nets)
+translating.MOST_WHOLE = 1 << 60 if way == "whole" else 0
 pixels = photo(megapixels)[0].astype(np.uint16) * 257
 wall, cpu = time.perf_counter(), time.process_time()
 with torch.inference_mode():
-    done = translation.translate_photo(pixels, None, trio, device, int((64 if way == "whole" else limit) * 1e9))
+    done = translating.translate_photo(pixels, None, trio, device, int((64 if way == "whole" else limit) * 1e9))
 assert done.plan.way == way, done.plan
 np.save(target, done.pixels)
 facts = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

@@ -58,10 +58,11 @@ if TYPE_CHECKING:
     )
     from oldphoto.files.image import Photo, read_photo, write_photo
     from oldphoto.options import Options
-    from oldphoto.pipeline import Restoration, Restorer, restore
+    from oldphoto.pipeline import Restoration, restore
     from oldphoto.records import manifest
     from oldphoto.records.pictures import side_by_side
     from oldphoto.records.report import write_report
+    from oldphoto.restorer import Restorer
     from oldphoto.runs import batch, planning
     from oldphoto.stages.faces import detect_faces
 
@@ -72,7 +73,7 @@ _MODULE_OF = {
     "read_photo": "oldphoto.files.image",
     "write_photo": "oldphoto.files.image",
     "Restoration": "oldphoto.pipeline",
-    "Restorer": "oldphoto.pipeline",
+    "Restorer": "oldphoto.restorer",
     "restore": "oldphoto.pipeline",
     "side_by_side": "oldphoto.records.pictures",
     "write_report": "oldphoto.records.report",

@@ -15,10 +15,13 @@ import psutil
 from numpy.typing import NDArray
 
 from oldphoto.machine.memory import limit
+from oldphoto.models.loaded import Models
+from oldphoto.models.translating import translate_photo
 from oldphoto.options import Options
-from oldphoto.pipeline import Models
 from oldphoto.stages.faces import detect_faces
-from oldphoto.stages.translation import translate_photo
+from oldphoto.stages.scratches import found_scratches
+from oldphoto.stages.stage import Case
+from oldphoto.stages.translation import translation_nets
 
 # Of the pixels, in strokes over the whole photo.
 DAMAGED_SHARE = 0.03
@@ -30,7 +33,7 @@ class Measured:
     """One stage at one size.
 
     seconds: wall time; cpu_seconds: of all threads, which other programs hardly change. peak_memory_bytes: the most the
-    process held while it ran. way: see translation.Plan.
+    process held while it ran. way: see TranslationPlan.
     """
 
     stage: str
@@ -82,7 +85,7 @@ def photo(megapixels: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
 
 def _scratches(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models, options: Options) -> None:
     with models.inference():
-        models.find_scratches(pixels, options.scratch_threshold)
+        found_scratches(pixels, models, options.scratch_threshold)
 
 
 def _plain(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models, options: Options) -> str:
@@ -94,7 +97,8 @@ def _damaged(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models,
 
 
 def _translated(pixels: NDArray[np.uint8], mask: NDArray[np.bool_] | None, models: Models, options: Options) -> str:
-    nets = models.translation(mask is not None, options.large(pixels.shape[1], pixels.shape[0]))
+    large = options.large(pixels.shape[1], pixels.shape[0])
+    nets = translation_nets(Case(options, models.set, large, has_mask=mask is not None), models)
     with models.inference():
         return translate_photo(pixels, mask, nets, models.device, limit(options.max_memory)).plan.way
 

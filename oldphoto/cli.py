@@ -14,7 +14,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import asdict
 from enum import StrEnum
 from functools import cache, partial
@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from oldphoto.records.report import Page
     from oldphoto.runs.batch import Listing, Outcome, Summary, Work
     from oldphoto.runs.planning import Existing, Plan, Planned
-    from oldphoto.weights import Copy, ModelSet, WeightFile, WeightSet
+    from oldphoto.weights import Copy, WeightFile, WeightSet
     from oldphoto.weights import Model as ModelName
+    from oldphoto.weights.sets import SetName
 
 
 class Nets(StrEnum):
@@ -182,8 +183,20 @@ def main() -> None:
     from oldphoto.machine.memory import reuse_pages
 
     reuse_pages()
+    own_standard_error()
     atexit.register(gc.freeze)  # or the collector goes through all of torch once more at the end, for half a second
     app(prog_name="oldphoto")
+
+
+def own_standard_error() -> None:
+    """Have Python print through a descriptor of its own, whatever becomes of the process's.
+
+    libtiff prints through that one, so it is turned away while some files are decoded, in threads beside this one.
+    """
+    with suppress(AttributeError, OSError):  # no standard error, or one that is no file
+        if sys.stderr.fileno() == 2:
+            sys.stderr.flush()
+            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors)
 
 
 def _print_version(wanted: bool) -> None:
@@ -775,11 +788,11 @@ def find_weights(
     """Have the weights that these photos need and no others; all, where the photos are not known yet."""
     from oldphoto import weights
     from oldphoto.runs import planning
+    from oldphoto.stages import nets_for_all
 
-    def nets(name: ModelSet) -> list[str]:
-        # Photos of both kinds may need the nets of both paths; a dict keeps the order.
-        kinds = planning.large_or_not(photos, options)
-        return list(dict.fromkeys(net for large in kinds for net in weights.needed_nets(name, options, large, masks)))
+    def nets(name: SetName) -> tuple[str, ...]:
+        # Photos of both kinds may need the nets of both paths.
+        return nets_for_all(name, [options], planning.large_or_not(photos, options), [masks])
 
     with Downloads(report.console, quiet=report.quiet) as downloads:
         weight_set = weights.resolve(cast("ModelName", model), nets, offline=offline, progress=downloads.report)
@@ -807,7 +820,7 @@ def load_models(
 ) -> Work:
     """Load the networks, once, and give what restores photos. tell: is told what each photo is going to take. jobs: how
     many are in work at once."""
-    from oldphoto.pipeline import Models
+    from oldphoto.models.loaded import Models
     from oldphoto.runs import batch
 
     models = Models.load(weight_set, device, precision)
@@ -1052,6 +1065,7 @@ def download(
 ) -> None:
     """Fetch weights now, verify them, and keep them for later runs without a network."""
     from oldphoto import weights
+    from oldphoto.stages import needed_nets
 
     cases = {
         Mode.PLAIN: [(Options(), False)],
@@ -1063,7 +1077,7 @@ def download(
     rows = []
     with Downloads(stderr(), quiet=False) as downloads:
         for file in choose(choice):
-            if any(file.net in weights.needed_nets(file.set, options, large) for options, large in wanted):
+            if any(file.net in needed_nets(file.set, options, large) for options, large in wanted):
                 path = weights.obtain(file, progress=downloads.report)
                 rows.append({"set": file.set, "net": file.net, "local": str(path)})
                 if not as_json:
@@ -1215,17 +1229,15 @@ def bench(
     from oldphoto.bench import STAGES
     from oldphoto.bench import bench as run
     from oldphoto.machine.memory import gigabytes
-    from oldphoto.pipeline import Models
+    from oldphoto.models.loaded import Models
+    from oldphoto.stages import nets_for_all
 
     if unknown := set(stage or ()) - set(STAGES):
         raise UsageError(f"there is no stage {', '.join(sorted(unknown))}", f"the stages are {', '.join(STAGES)}")
     console = stderr()
 
-    def nets(name: ModelSet) -> list[str]:
-        cases = [
-            (Options(with_scratch=damaged, faces=False), large) for damaged in (False, True) for large in (False, True)
-        ]
-        return list(dict.fromkeys(net for case, large in cases for net in weights.needed_nets(name, case, large)))
+    def nets(name: SetName) -> tuple[str, ...]:
+        return nets_for_all(name, [Options(with_scratch=damaged, faces=False) for damaged in (False, True)])
 
     with Downloads(console, quiet=as_json) as downloads:
         weight_set = weights.resolve(model.value, nets, progress=downloads.report)
@@ -1330,13 +1342,15 @@ def evaluate(
 ) -> None:
     """Score a weight set on degraded photos, beside the degraded input and the best classical tools."""
     from oldphoto import weights
-    from oldphoto.pipeline import Models
+    from oldphoto.models.loaded import Models
+    from oldphoto.stages import nets_for_all
+    from oldphoto.training.evaluate import PLAIN, SCRATCHED
     from oldphoto.training.evaluate import evaluate as run
 
-    nets = ("scratch_unet", "old_vae", "clean_vae", "mapping")
-    more = ("clean_vae_scratch", "mapping_scratch")
     console = stderr()
-    weight_set = weights.resolve(model.value, lambda name: nets if name == "compact" else (*nets, *more))
+    weight_set = weights.resolve(
+        model.value, lambda name: nets_for_all(name, [PLAIN, SCRATCHED], large=[False], masks=[False, True])
+    )
     models = Models.load(weight_set, device)
     facts = run(models, photos, damage, tuning, limit=limit, report=lambda line: console.print(Text(line)))
     if as_json:

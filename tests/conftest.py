@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oldphoto import weights
-from oldphoto.pipeline import Models
+from oldphoto.models.loaded import Models
 from tests.published import PublishedNets
 
 # The hub client reads this once, when it is imported: here, before a test sets it, so that the tests' own hub on

@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -32,10 +31,12 @@ import numpy as np
 import tifffile
 from PIL import Image, features
 
+from oldphoto.arrays import Mask
 from oldphoto.errors import OldphotoError
 from oldphoto.files.colour import from_srgb, to_srgb
 from oldphoto.files.image import Photo
 from oldphoto.options import Options
+from oldphoto.pipeline import Restoration
 from oldphoto.records.manifest import Setting
 from oldphoto.runs import batch, planning
 from tests.pictures import RICH, SUFFIX, make_exif, picture, png, press_profile, rich, saved, tiff
@@ -195,12 +196,11 @@ def _mend_checksums(data: bytearray) -> None:
         at += 12 + length
 
 
-def _stand_in(photo: Photo, mask: Any) -> Any:
+def _stand_in(photo: Photo, mask: Mask | None) -> Restoration:
     """What the networks are replaced by: the way through sRGB and back."""
     seen = to_srgb(photo.pixels, photo.icc)
     pixels = from_srgb(seen, seen, photo.pixels, photo.icc)
-    facts = {"mask": mask, "faces": (), "seconds": {}, "warnings": photo.warnings, "tone": None, "kept": None}
-    return SimpleNamespace(photo=photo.with_pixels(pixels), **facts)
+    return Restoration(photo.with_pixels(pixels), mask, warnings=photo.warnings)
 
 
 def one_run(path: Path, out: Path, memory: int) -> int:

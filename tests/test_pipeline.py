@@ -20,25 +20,29 @@ import torch
 from PIL import Image
 
 import oldphoto
-from oldphoto import weights
 from oldphoto.errors import OutOfMemoryError, UsageError
 from oldphoto.files.colour import bands
 from oldphoto.files.image import Photo, read_photo, write_photo
 from oldphoto.machine import memory
+from oldphoto.models import translating
+from oldphoto.models.loaded import Models, choose_device
+from oldphoto.models.translating import Translated, TranslationPlan
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, Restorer, choose_device, grey_again, plan, restore
+from oldphoto.pipeline import case_of, grey_again, plan, restore
+from oldphoto.restorer import Restorer
 from oldphoto.runs import batch, planning
-from oldphoto.stages import translation
+from oldphoto.stages import needed_nets
 from oldphoto.stages.blending import blend
 from oldphoto.stages.faces import detect_faces
-from oldphoto.stages.scratches import COMPACT_DETECTION, PUBLISHED_DETECTION, dilated, grey_tensor
-from oldphoto.stages.translation import Plan, Translated
+from oldphoto.stages.faces.stage import Faces
+from oldphoto.stages.scratches import detector_size, dilated, found_scratches, grey_tensor
+from oldphoto.weights.sets import COMPACT, SETS
 from tests.pictures import adobe_rgb, press_profile, prophoto_rgb, saved, tiff
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLAIN = Options(faces=False)
 CHANGED = Options(faces=False, strength=0.9)  # whatever is judged right
-WHOLE = Plan("whole", 0)
+WHOLE = TranslationPlan("whole", 0)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +158,7 @@ def test_faces_are_found_and_the_rest_stays_bit_identical(models: Models, small:
 def test_faces_can_be_chosen_by_number_size_and_strength(
     models: Models, small: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oldphoto.pipeline.translate_photo", lambda pixels, *_, **__: Translated(pixels, WHOLE))
+    monkeypatch.setattr(translating, "translate_photo", lambda pixels, *_, **__: Translated(pixels, WHOLE))
     photo = small
     listed = detect_faces(photo.pixels)
     assert len(listed) == 2
@@ -194,7 +198,7 @@ def test_faces_hidden_by_damage_are_found_in_the_restored_photo(
     left, top, right, bottom = (round(edge) for edge in detect_faces(clean)[0].bounds)
     hidden[top:bottom, left:right] = 255
     assert len(detect_faces(hidden)) == 1
-    monkeypatch.setattr("oldphoto.pipeline.translate_photo", lambda *_, **__: Translated(clean, WHOLE))
+    monkeypatch.setattr(translating, "translate_photo", lambda *_, **__: Translated(clean, WHOLE))
     done = restore(Photo(hidden), models, Options(strength=1.0))
     # What the damaged photo shows is number 1; the one that came to light, though larger, is number 2.
     assert [face.number for face in done.faces] == [1, 2]
@@ -234,9 +238,9 @@ def test_restorer_takes_pillow_and_arrays(couple: Photo) -> None:
 
 def test_masks_do_not_depend_on_the_precision(models: Models, small: Photo) -> None:
     half = Models(models.weight_set, "cpu", "bf16")
-    found = [one.find_scratches(small.pixels, None) for one in (models, half)]
+    found = [found_scratches(small.pixels, one, None) for one in (models, half)]
     with half.inference():
-        found.append(half.find_scratches(small.pixels, None))
+        found.append(found_scratches(small.pixels, half, None))
     assert found[0].any()
     assert all(np.array_equal(found[0], mask) for mask in found[1:])
 
@@ -262,7 +266,7 @@ def test_running_out_of_memory_has_its_own_error(
     def full(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("oldphoto.pipeline.translate_photo", full)
+    monkeypatch.setattr(translating, "translate_photo", full)
     with pytest.raises(OutOfMemoryError) as caught:
         restore(couple, models, PLAIN)
     assert caught.value.exit_code == 9
@@ -311,8 +315,8 @@ def test_memory_running_out_beside_another_photo_is_told_of_the_photo_it_met(
         return as_ever(photo, nets, trusted, tile)
 
     met: list[tuple[int, int]] = []
-    as_ever = translation._by_tiles
-    monkeypatch.setattr(translation, "_by_tiles", by_tiles)
+    as_ever = translating._by_tiles
+    monkeypatch.setattr(translating, "_by_tiles", by_tiles)
     (tmp_path / "in").mkdir()
     for width in (96, 104):
         write_photo(crop(couple, 96, width), tmp_path / f"in/{width}.png")
@@ -329,12 +333,12 @@ def test_the_plan_counts_every_copy_of_the_photo(models: Models, monkeypatch: py
     converted = replace(photo, metadata=replace(photo.metadata, icc=adobe_rgb()))
     deep = Photo.from_array(np.zeros((3000, 4000, 3), np.uint16))
     untoned, copy = Options(tone_strength=0.0), photo.pixels.nbytes
-    plain = plan(photo, False, models, untoned).memory
-    assert plan(photo, False, models, Options()).memory == plain + copy
-    assert plan(deep, False, models, untoned).memory == plain + copy
+    plain = plan(case_of(photo, models, untoned, has_mask=False), models).memory
+    assert plan(case_of(photo, models, Options(), has_mask=False), models).memory == plain + copy
+    assert plan(case_of(deep, models, untoned, has_mask=False), models).memory == plain + copy
     # Between its colours and sRGB a photo has 16 bits.
-    assert plan(converted, False, models, untoned).memory == plain + 3 * copy
-    assert plan(converted, False, models, Options()).memory == plain + 5 * copy
+    assert plan(case_of(converted, models, untoned, has_mask=False), models).memory == plain + 3 * copy
+    assert plan(case_of(converted, models, Options(), has_mask=False), models).memory == plain + 5 * copy
 
 
 def test_faces_are_counted_and_held_to_what_the_user_allows(
@@ -342,13 +346,13 @@ def test_faces_are_counted_and_held_to_what_the_user_allows(
 ) -> None:
     monkeypatch.setattr(memory.line, "held", lambda: 300 << 20)
     for_faces = 3 << 30
-    monkeypatch.setattr(Models, "memory_for_faces", lambda *_: for_faces)
-    assert plan(couple, False, models, PLAIN).memory < 2 << 30
-    assert plan(couple, False, models, Options()).memory > for_faces + (300 << 20)
+    monkeypatch.setattr(Faces, "memory", lambda *_: for_faces)
+    assert plan(case_of(couple, models, PLAIN, has_mask=False), models).memory < 2 << 30
+    assert plan(case_of(couple, models, Options(), has_mask=False), models).memory > for_faces + (300 << 20)
     tight = Options(max_memory=2 << 30)
-    assert plan(couple, False, models, replace(tight, faces=False)).memory < 2 << 30
+    assert plan(case_of(couple, models, replace(tight, faces=False), has_mask=False), models).memory < 2 << 30
     with pytest.raises(OutOfMemoryError, match=r"enhancing faces takes .* more than the 2\.2GB allowed") as told:
-        plan(couple, False, models, tight)
+        plan(case_of(couple, models, tight, has_mask=False), models)
     assert "--no-faces" in str(told.value.advice)
 
 
@@ -378,7 +382,7 @@ def test_copies_of_a_deep_photo_are_few(models: Models, couple: Photo, monkeypat
     """The photo restored, freed of fading, and kept in part; and what finding faces takes."""
     pixels = np.tile(couple.pixels, (2, 2, 1))[:1500, :2000].astype(np.uint16) * np.uint16(257)
     photo = Photo.from_array(pixels)
-    monkeypatch.setattr("oldphoto.pipeline.translate_photo", lambda x, *_, **__: Translated(x // 2, WHOLE))
+    monkeypatch.setattr(translating, "translate_photo", lambda x, *_, **__: Translated(x // 2, WHOLE))
     tracemalloc.start()
     restore(photo, models, Options(tone_strength=0.5))
     _, peak = tracemalloc.get_traced_memory()
@@ -401,8 +405,11 @@ def test_photos_wait_for_each_other_where_memory_is_short(
     in_work: list[int] = []
     most: list[tuple[int, int]] = []
     need = 1 << 30
-    monkeypatch.setattr("oldphoto.pipeline.translate_photo", watched)
-    monkeypatch.setattr("oldphoto.pipeline.plan_translation", lambda *_, **__: Plan("whole", memory.line.held() + need))
+    monkeypatch.setattr(translating, "translate_photo", watched)
+    monkeypatch.setattr(
+        "oldphoto.models.translating.plan_translation",
+        lambda *_, **__: TranslationPlan("whole", memory.line.held() + need),
+    )
     (tmp_path / "in").mkdir()
     for number in range(4):
         write_photo(crop(couple, 32, 32), tmp_path / f"in/{number}.png")
@@ -470,13 +477,13 @@ def test_compact_needs_no_network(tmp_path: Path, small: Photo) -> None:
 
 
 def test_detection_sizes_are_bounded() -> None:
-    for detection in (PUBLISHED_DETECTION, COMPACT_DETECTION):
+    for one in SETS.values():
         for size in ((10, 1000), (1, 1), (9000, 9000), (300, 300)):
-            h, w = detection.size(*size)
+            h, w = detector_size(one.detector, *size)
             assert h % 16 == w % 16 == 0
             assert min(h, w) >= 32
             assert h * w <= 5_000_000
-    assert COMPACT_DETECTION.size(304, 304) == (304, 304)
+    assert detector_size(COMPACT.detector, 304, 304) == (304, 304)
 
 
 def test_grey_is_pillows(couple: Photo) -> None:
@@ -553,4 +560,4 @@ def test_damage_alone_wants_damage(models: Models, couple: Photo) -> None:
     assert done.mask is not None
     same = (done.photo.pixels == couple.pixels[:200, :200]).all(axis=2)
     assert same[~done.mask].all()
-    assert "face_generator" not in weights.needed_nets("compact", Options(only_damaged=True, with_scratch=True), False)
+    assert "face_generator" not in needed_nets("compact", Options(only_damaged=True, with_scratch=True), False)

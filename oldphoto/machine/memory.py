@@ -11,9 +11,11 @@ import mmap
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary, ref
 
 from oldphoto.errors import OldphotoError, OutOfMemoryError
 
@@ -86,44 +88,83 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+class Place:
+    """A photo's place in the line or among those in work; it is given up at the latest when nobody refers to it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+
 class Line:
     """Where photos wait until there is memory for them beside those in work.
 
-    As a context it is the place at its head, which a thread keeps until its photo is admitted, or until it leaves: no
-    smaller photo goes first, and who reads the photo there sees to it that only one waits decoded. A photo that fits
-    beside no other is admitted alone.
+    A thread that is `reading` keeps the place at its head until its photo is admitted, or until it leaves: no smaller
+    photo goes first, and only one waits decoded. A photo that fits beside no other is admitted alone.
+
+    An interrupt can fall into the very line that gives a place up. So the line only refers to places weakly: they are
+    held by the frames of `reading` and `admitted`, and end with them, however these end.
     """
 
-    LOOK_SECONDS = 0.2  # memory may become free without notice; and a thread that waits for ever cannot be interrupted
+    # Every wait is a look from time to time: memory may become free without notice, and a thread that waits for ever
+    # cannot be interrupted.
+    LOOK_SECONDS = 0.02
 
     def __init__(self) -> None:
-        self._change = threading.Condition()
-        self._head = 0  # the thread there
-        self._needs: list[int] = []
+        # A lock of C, held for moments: Python lets no interrupt in between taking it and the block that it guards.
+        self._lock = threading.RLock()
+        self._head: Callable[[], Place | None] = _nobody
+        self._own = threading.local()  # the place of the thread that is reading
+        self._needs: WeakKeyDictionary[Place, int] = WeakKeyDictionary()
         self._before = 0  # what the process held when the first of the photos in work was admitted
 
-    def __enter__(self) -> Line:
-        own = threading.get_ident()
-        with self._change:
-            while self._head not in (0, own):
-                self._change.wait(self.LOOK_SECONDS)
-            self._head = own
-        return self
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Wait for the head of the line, and keep it until the thread's photo is admitted, or to the end."""
+        place = Place()
+        self._own.reading = ref(place)
+        self._stepped_up()
+        try:
+            yield
+        finally:
+            self._step_down()
+            del place
 
-    def __exit__(self, *error: object) -> None:
-        with self._change:
-            if self._head == threading.get_ident():
-                self._head = 0
-                self._change.notify_all()
+    def _stepped_up(self) -> Place:
+        """Wait for the head of the line, and take it: for the place of `reading` in this thread, or for a new one."""
+        place = getattr(self._own, "reading", _nobody)() or Place()
+        while True:
+            with self._lock:
+                head = self._head()
+                if head is not None and head.thread is place.thread:
+                    return head
+                if head is None or not head.thread.is_alive():
+                    self._head = ref(place)
+                    return place
+            del head
+            time.sleep(self.LOOK_SECONDS)
+
+    def _step_down(self) -> None:
+        with self._lock:
+            head = self._head()
+            if head is not None and head.thread is threading.current_thread():
+                self._head = _nobody
+
+    def _in_work(self) -> list[int]:
+        """What the photos in work need, in bytes."""
+        with self._lock:
+            return [need for place, need in self._needs.items() if place.thread.is_alive()]
 
     def held(self) -> int:
         """Bytes this process holds besides what is for the photos in work, which may not have taken it yet."""
-        needs = self._needs.copy()
+        needs = self._in_work()
         return max(self._before, resident() - sum(needs)) if needs else resident()
 
     def make_room(self, need: int) -> None:
-        """See to it that a photo in work takes `need` bytes more without all of them taking more than they said."""
-        if resident() + need > self._before + sum(self._needs.copy()):
+        """Give memory back to the system if the photos in work would otherwise exceed what they were admitted with.
+
+        need: bytes that one of them is about to take.
+        """
+        if resident() + need > self._before + sum(self._in_work()):
             give_back()
 
     def wait_for(self, need: int, most: int, least: int) -> None:
@@ -132,18 +173,17 @@ class Line:
         most: what the process should stay below; a photo that is alone may take more, up to `least`. Raises
         OutOfMemoryError where it would take even more than that.
         """
-        self.__enter__()
-        with self._change:
-            while self._needs and self.held() + sum(self._needs) + need > most:
-                self._change.wait(self.LOOK_SECONDS)
-            held = self.held() + sum(self._needs)
-        if held + need > least:
+        place = self._stepped_up()  # of `reading`, which keeps it
+        while (needs := self._in_work()) and self.held() + sum(needs) + need > most:
+            time.sleep(self.LOOK_SECONDS)
+        if self.held() + sum(needs) + need > least:
             give_back()
             if (whole := resident() + need) > least:
                 raise OutOfMemoryError(
                     f"reading the photo takes {gigabytes(whole)} of memory, more than the {gigabytes(least)} there is",
                     f"give --max-memory {gigabytes(whole)} or more, where there is as much, or make a smaller scan",
                 )
+        del place
 
     @contextmanager
     def admitted(self, need: int, most: int) -> Iterator[int]:
@@ -151,19 +191,32 @@ class Line:
 
         Gives how many such photos fit at once.
         """
-        with self, self._change:
-            while self._needs and self.held() + sum(self._needs) + need > most:
-                self._change.wait(self.LOOK_SECONDS)
-            if not self._needs:
-                self._before = resident()
-            self._needs.append(need)
-            fit = max(1, (most - self.held()) // max(1, need))
+        place = self._stepped_up()
+        try:
+            while (fit := self._fit(place, need, most)) is None:
+                time.sleep(self.LOOK_SECONDS)
+        finally:
+            self._step_down()
         try:
             yield fit
         finally:
-            with self._change:
-                self._needs.remove(need)
-                self._change.notify_all()
+            with self._lock:
+                self._needs.pop(place, None)
+
+    def _fit(self, place: Place, need: int, most: int) -> int | None:
+        """Admit a photo if there is memory for it, and say how many such photos fit; None where there is none."""
+        with self._lock:
+            needs = self._in_work()
+            if needs and self.held() + sum(needs) + need > most:
+                return None
+            if not needs:
+                self._before = resident()
+            self._needs[place] = need
+            return max(1, (most - self.held()) // max(1, need))
+
+
+def _nobody() -> None:
+    return None
 
 
 line = Line()

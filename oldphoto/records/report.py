@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -25,6 +25,8 @@ from oldphoto import __version__
 from oldphoto.errors import BadImageError, FileAccessError, NoInputError, RefusedOverwriteError
 from oldphoto.records.manifest import FaceFacts, FileFacts, Record, changes, last_lines
 from oldphoto.records.pictures import Look, look_at_files
+from oldphoto.stages import STAGES
+from oldphoto.stages.strength import words_for
 
 if TYPE_CHECKING:
     from jinja2.environment import TemplateModule
@@ -287,10 +289,7 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
     if record["faces"]:
         rows.append(("Faces", "; ".join(_face(face) for face in record["faces"]), None))
     for change in record["changes"]:
-        if change["tone"] is not None:
-            rows.append(("Tone", f"fading undone, which was {change['tone']['likely']:.0%} likely", None))
-        if change["kept"] is not None:
-            rows.append(("Kept", _kept(change["kept"], change.get("raised") or ()), None))
+        rows += [(name, text, None) for stage in STAGES for name, text in stage.words(change)]
     if record["source_type"]:
         rows.append(("Source type", record["source_type"], None))
     if record["stages"]:
@@ -306,14 +305,8 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
 
 
 def _face(face: FaceFacts) -> str:
-    kept = "left as it was" if face["kept"] is None else f"kept {_kept(face['kept'])}"
+    kept = "left as it was" if face["kept"] is None else f"kept {words_for(face['kept'])}"
     return f"{face['number']}: score {face['score']:.2f}, {kept}"
-
-
-def _kept(shares: list[float], raised: Sequence[float] = ()) -> str:
-    small, large, colour, more = (f"{share:.0%}" for share in shares)
-    told = f"of small changes {small}, of large {large}; of colour {colour} and {more}"
-    return f"{told}; sharpened by {', '.join(f'{much:.0%}' for much in raised)}" if any(raised) else told
 
 
 def _options(options: dict[str, Any]) -> str:

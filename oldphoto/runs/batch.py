@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +65,12 @@ from oldphoto.records.manifest import (
 from oldphoto.records.pictures import Look, look_at, write_comparison
 from oldphoto.records.xmp import ENHANCED, GENERATED, Step, merged
 from oldphoto.runs.planning import Plan, Planned
+from oldphoto.stages import needed_nets
 from oldphoto.stages.faces import Detection, Detector, detect_faces, draw_faces
-from oldphoto.weights import needed_nets
 
 if TYPE_CHECKING:
-    from oldphoto.pipeline import Models, Restoration
+    from oldphoto.models.loaded import Models
+    from oldphoto.pipeline import Restoration
     from oldphoto.stages.faces import Face
 
 _TO_TIFF = "write a .tif file, which holds them all"
@@ -111,7 +112,7 @@ def work_with(
     import torch
 
     from oldphoto.machine import threads
-    from oldphoto.pipeline import plan, restore
+    from oldphoto.pipeline import case_of, plan, restore
 
     names = models.weight_set
     setting = Setting(
@@ -122,8 +123,7 @@ def work_with(
 
     def restore_one(photo: Photo, mask: NDArray[np.bool_] | None) -> Restoration:
         if tell is not None:
-            damaged = mask is not None or options.with_scratch
-            way = plan(photo, damaged, models, options)
+            way = plan(case_of(photo, models, options, has_mask=mask is not None), models)
             tell(f"translating {photo.width} x {photo.height} pixels {way}")
         return restore(photo, models, options, mask)
 
@@ -419,17 +419,14 @@ def restore_file(
             record["mask_share"] = None if result.mask is None else round(damaged / pixels, 6)
             earlier = len(record["faces"])
             record["faces"] += [_face_facts(face) for face in result.faces]
-            record["changes"].append(_change_facts(result))
+            record["changes"].append(cast("ChangeFacts", result.changes))
             record["warnings"] += [f"page {page + 1}: {line}" if pages > 1 else line for line in result.warnings]
             if page == 0:
                 record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
             if result.mask is not None and planned.mask_target is not None:
                 masks.append(result.mask)
-            generated = any(face.after is not None for face in result.faces) or (
-                result.mask is not None and bool(result.mask.any())
-            )
-            if generated or record["source_type"] is None:
-                record["source_type"] = GENERATED if generated else ENHANCED
+            if result.generated or record["source_type"] is None:
+                record["source_type"] = GENERATED if result.generated else ENHANCED
             writing = time.perf_counter()
             # The photo goes last: where the photo exists, all that belongs to it does.
             if planned.faces_target is not None:
@@ -439,7 +436,7 @@ def restore_file(
                 if planned.comparison is not None:
                     write_comparison(photo, result.photo, planned.comparison)
                 look = None if look_room is None else look_at(photo, result.photo, result.mask, room=look_room)
-            source_type = GENERATED if generated else ENHANCED
+            source_type = GENERATED if result.generated else ENHANCED
             yield _marked(result.photo, planned.target, record, source_type) if setting.provenance else result.photo
             reading = time.perf_counter()
             spent("write", writing)
@@ -449,7 +446,7 @@ def restore_file(
 
     try:
         # Read at the head of the line, which it leaves once it is admitted: no more than one photo waits decoded.
-        with line:
+        with line.reading():
             write_pages(restored(), planned.target, quality=setting.options.quality, before_move=finish)
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
@@ -522,15 +519,6 @@ def _face_facts(face: Face) -> FaceFacts:
         "box": [round(float(edge), 1) for edge in face.box],
         "score": round(float(face.score), 3),
         "kept": None if face.kept is None else [*face.kept.shares],
-    }
-
-
-def _change_facts(result: Restoration) -> ChangeFacts:
-    tone = result.tone
-    return {
-        "tone": None if tone is None else {"gain": [*tone.gain], "offset": [*tone.offset], "likely": tone.likely},
-        "kept": None if result.kept is None else [*result.kept.shares],
-        "raised": None if result.kept is None else [*result.kept.raised],
     }
 
 

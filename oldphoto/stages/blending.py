@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from oldphoto.stages.faces import Face, Matrix, Pixels, bounds, shrink_for
+from oldphoto.stages.stage import Case, Clock, Plain, State
+
+if TYPE_CHECKING:
+    from oldphoto.models.loaded import Models
 
 Floats = npt.NDArray[np.float32]
 PhotoPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -22,6 +27,21 @@ Region = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom
 
 # Rows warped at once: bounds the memory of the sixteen taps for a face of thousands of pixels.
 ROWS_AT_ONCE = 256
+
+
+class Blending(Plain):
+    """Puts the enhanced faces back into the photo."""
+
+    name: str = "blending"
+    clock: Clock = "blending"
+
+    def wanted(self, case: Case) -> bool:
+        """See Stage."""
+        return case.options.enhances_faces
+
+    def run(self, state: State, case: Case, models: Models) -> None:
+        """See Stage."""
+        state.pixels = blend(state.pixels, state.faces)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,21 @@ toned monochrome photo keeps its tone: prints were made brown. Pixels are (H, W,
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from oldphoto.models.tensors import Pixels
+from oldphoto.arrays import Floats, Mask, Pixels
+from oldphoto.stages.stage import Case, Clock, Plain, State
+from oldphoto.weights.sets import Role
 
 if TYPE_CHECKING:
     from oldphoto.models.estimator import Estimator
+    from oldphoto.models.loaded import Models
 
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 NET = "tone"
 # Levels are taken from a copy no larger than this on its short side, so that grain and specks count for little.
 SHORT_SIDE = 256
@@ -55,6 +56,44 @@ class Tone:
         r, g, b = (round(1.0 + share * (gain - 1.0), 4) for gain in self.gain)
         less_r, less_g, less_b = (round(share * offset, 4) for offset in self.offset)
         return Tone((r, g, b), (less_r, less_g, less_b), self.likely)
+
+
+class Fading(Plain):
+    """Undoes fading: as much as the user says, or else what has likely faded, if the set does so unasked."""
+
+    name: str = "fading"
+    clock: Clock = "translation"
+
+    def roles(self, case: Case) -> tuple[Role, ...]:
+        """See Stage."""
+        return ("fading",) if _undone_in(case) else ()
+
+    def copies(self, case: Case) -> int:
+        """See Stage."""
+        return int(_undone_in(case))
+
+    def run(self, state: State, case: Case, models: Models) -> Tone | None:
+        """See Stage."""
+        if not _undone_in(case):
+            return None
+        net = models.estimator("fading")
+        state.pixels, tone = restore_tone(state.pixels, state.mask, net, case.options.tone_strength)
+        return tone
+
+    def record(self, fact: Tone | None) -> dict[str, Any]:
+        """See Stage."""
+        if fact is None:
+            return {"tone": None}
+        return {"tone": {"gain": [*fact.gain], "offset": [*fact.offset], "likely": fact.likely}}
+
+    def words(self, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """See Stage."""
+        tone = entry.get("tone")
+        return [] if tone is None else [("Tone", f"fading undone, which was {tone['likely']:.0%} likely")]
+
+
+def _undone_in(case: Case) -> bool:
+    return case.options.restores_tone(unasked=case.models.undoes_fading)
 
 
 def restore_tone(

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.models.tensors import Pixels
+from oldphoto.arrays import Pixels
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]

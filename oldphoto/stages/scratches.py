@@ -2,64 +2,86 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from oldphoto.arrays import Mask, Pixels
 from oldphoto.files.colour import bands, luminance
-from oldphoto.models.scratch_unet import MULTIPLE
-from oldphoto.models.tensors import Pixels
+from oldphoto.stages.stage import Case, Clock, Plain, State
+from oldphoto.weights.sets import DetectorSettings, Role
 
-Mask = NDArray[np.bool_]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from oldphoto.models.loaded import Models
+
+MULTIPLE = 16  # of pixels, what the network halves four times
 LEAST_SIDE = 2 * MULTIPLE
 # A sliver of 1000 x 10 pixels scaled to a short side of 256 would be 25,600 long.
 MOST_PIXELS = 4_000_000
 
 
-@dataclass(frozen=True)
-class Detection:
-    """The size a detector was trained to look at photos in, and the probability from which it is believed.
+class Scratches(Plain):
+    """Finds what is damaged; or takes the user's mask, grown by as much as the options say."""
 
-    short_side: pixels. enlarges: smaller photos are scaled up to it. antialias: reduce with a low-pass, and enlarge the
-    result smoothly; the published detector does neither. threshold: the default, 0..1.
-    """
+    name: str = "scratches"
+    clock: Clock = "scratches"
 
-    short_side: int
-    enlarges: bool
-    antialias: bool
-    threshold: float
+    def roles(self, case: Case) -> tuple[Role, ...]:
+        """See Stage."""
+        return ("scratch_unet",) if case.options.with_scratch and not case.has_mask else ()
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) to look at a photo in: multiples of 16, at least 32 a side."""
-        scale = self.short_side / min(height, width)
-        if not self.enlarges:
-            scale = min(scale, 1.0)
-        scale = min(scale, (MOST_PIXELS / (height * width)) ** 0.5)
-        h, w = (max(LEAST_SIDE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (height, width))
-        return h, w
+    def run(self, state: State, case: Case, models: Models) -> None:
+        """See Stage."""
+        options = case.options
+        if state.mask is not None:
+            state.mask = dilated(state.mask, options.mask_dilation or 0)
+        elif options.with_scratch:
+            grown = case.models.detector.large_dilation if case.large else 0
+            found = found_scratches(state.seen, models, options.scratch_threshold)
+            state.mask = dilated(found, grown if options.mask_dilation is None else options.mask_dilation)
+
+    def generated(self, state: State) -> bool:
+        """See Stage."""
+        return state.mask is not None and bool(state.mask.any())
 
 
-PUBLISHED_DETECTION = Detection(short_side=256, enlarges=True, antialias=False, threshold=0.4)
-COMPACT_DETECTION = Detection(short_side=768, enlarges=False, antialias=True, threshold=0.6)
+def found_scratches(pixels: Pixels, models: Models, threshold: float | None) -> Mask:
+    """(H, W, 3) pixels -> (H, W) bool, by the set's detector. In full precision whatever the others have: a mask is a
+    matter of yes or no, and what is rounded across the threshold would be a hole or none."""
+    import torch
+
+    with torch.autocast(models.device.type, enabled=False):
+        return find_scratches(pixels, models.net("scratch_unet"), models.set.detector, threshold, models.device)
+
+
+def detector_size(settings: DetectorSettings, height: int, width: int) -> tuple[int, int]:
+    """(height, width) in which a detector looks at a photo: multiples of 16, at least 32 a side."""
+    scale = settings.short_side / min(height, width)
+    if not settings.enlarges:
+        scale = min(scale, 1.0)
+    scale = min(scale, (MOST_PIXELS / (height * width)) ** 0.5)
+    h, w = (max(LEAST_SIDE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (height, width))
+    return h, w
 
 
 def find_scratches(
-    pixels: Pixels, unet: nn.Module, detection: Detection, threshold: float | None, device: torch.device
+    pixels: Pixels, unet: nn.Module, settings: DetectorSettings, threshold: float | None, device: torch.device
 ) -> Mask:
     """pixels: (H, W, 3) uint8 or uint16 RGB -> (H, W) bool, True = scratched: probability at least `threshold`.
 
-    threshold: None takes the detection's own.
+    threshold: None takes the settings' own.
     """
-    threshold = detection.threshold if threshold is None else threshold
+    import torch
+
+    threshold = settings.threshold if threshold is None else threshold
     # In one expression, so that no name holds the whole grey photo while the network runs.
-    seen = resized_for(grey_tensor(pixels), detection).to(device)
+    seen = resized_for(grey_tensor(pixels), settings).to(device)
     probability = torch.sigmoid(unet(seen).float().cpu())
-    return scratch_mask(probability, (pixels.shape[0], pixels.shape[1]), threshold, smooth=detection.antialias)
+    return scratch_mask(probability, (pixels.shape[0], pixels.shape[1]), threshold, smooth=settings.antialias)
 
 
 def grey_tensor(pixels: Pixels) -> Tensor:
@@ -67,6 +89,8 @@ def grey_tensor(pixels: Pixels) -> Tensor:
 
     ITU-R 601 weights in 16-bit fixed point, as Pillow's "L", which the detector was trained on.
     """
+    import torch
+
     grey = np.empty(pixels.shape[:2], np.float32)
     for rows in bands(pixels):
         if pixels.dtype == np.uint8:
@@ -79,16 +103,20 @@ def grey_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(grey)[None, None]
 
 
-def resized_for(grey: Tensor, detection: Detection) -> Tensor:
-    """(1, 1, H, W) -> the size of detection.size, bilinear."""
-    size = detection.size(grey.shape[2], grey.shape[3])
+def resized_for(grey: Tensor, settings: DetectorSettings) -> Tensor:
+    """(1, 1, H, W) -> the size of `detector_size`, bilinear."""
+    import torch.nn.functional as F
+
+    size = detector_size(settings, grey.shape[2], grey.shape[3])
     if size == tuple(grey.shape[2:]):
         return grey
-    return F.interpolate(grey, size=size, mode="bilinear", align_corners=False, antialias=detection.antialias)
+    return F.interpolate(grey, size=size, mode="bilinear", align_corners=False, antialias=settings.antialias)
 
 
 def scratch_mask(probability: Tensor, size: tuple[int, int], threshold: float, *, smooth: bool) -> Mask:
     """Probability map (1, 1, h, w) -> (H, W) bool of `size`, enlarged smoothly or by nearest, as published."""
+    import torch.nn.functional as F
+
     full = (
         F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
         if smooth

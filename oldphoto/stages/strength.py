@@ -13,23 +13,24 @@ are (H, W, 3) uint8 or uint16 RGB.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
+from oldphoto.arrays import Floats, Mask, Pixels
 from oldphoto.files.colour import luminance
-from oldphoto.models.tensors import Pixels
 from oldphoto.stages.faces import EVERYTHING, Kept
+from oldphoto.stages.stage import Case, Clock, Plain, State
+from oldphoto.weights.sets import Role
 
 if TYPE_CHECKING:
     from oldphoto.models.estimator import Estimator
+    from oldphoto.models.loaded import Models
 
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 NET, FACE_NET = "restraint", "face_restraint"
 # Levels of 255. Film grain and the blocks of a JPEG lie below, specks and the salt of salt-and-pepper beyond.
 EDGE = 6.0
@@ -52,6 +53,63 @@ RIM = 3
 # Large changes stand alone where less than this share of the pixels about them, in a square of that side, is changed
 # so: specks do, the hairs of a beard and the blades of turf do not.
 ALONE, ALONE_SIDE = 0.1, 33
+
+
+class Strength(Plain):
+    """Keeps of the translation's changes as much as the user says, or as the set judges right, and sharpens."""
+
+    name: str = "strength"
+    clock: Clock = "translation"
+
+    def roles(self, case: Case) -> tuple[Role, ...]:
+        """See Stage."""
+        return ("strength",) if _judged_in(case) else ()
+
+    def run(self, state: State, case: Case, models: Models) -> Kept | None:
+        """See Stage."""
+        before, state.before = state.before, None
+        assert before is not None, "translation has run"
+        if case.options.only_damaged:
+            return None
+        keep = unjudged(case, "strength", case.options.strength)
+        if keep is None:
+            keep = judged(before, state.pixels, state.mask, models.estimator("strength"))
+            keep = keep if case.options.sharpen else keep._replace(raised=(0.0, 0.0, 0.0))
+        state.pixels = kept(before, state.pixels, state.mask, keep)
+        return keep
+
+    def record(self, fact: Kept | None) -> dict[str, Any]:
+        """See Stage."""
+        return {
+            "kept": None if fact is None else [*fact.shares],
+            "raised": None if fact is None else [*fact.raised],
+        }
+
+    def words(self, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """See Stage."""
+        if entry.get("kept") is None:
+            return []
+        raised = entry.get("raised") or ()
+        sharper = f"; sharpened by {', '.join(f'{much:.0%}' for much in raised)}" if any(raised) else ""
+        return [("Kept", words_for(entry["kept"]) + sharper)]
+
+
+def _judged_in(case: Case) -> bool:
+    """Whether the set judges what to keep, and the user leaves it to it."""
+    return not case.options.only_damaged and unjudged(case, "strength", case.options.strength) is None
+
+
+def unjudged(case: Case, judge: Role, strength: float | None) -> Kept | None:
+    """What to keep where it is not judged: the share that the user gives, or all where the set has no such judge."""
+    if strength is not None:
+        return Kept((strength, strength, strength, strength))
+    return None if case.models.can(judge) else EVERYTHING
+
+
+def words_for(shares: Sequence[float]) -> str:
+    """Four shares of a Kept, 0..1, for people."""
+    small, large, colour, more = (f"{share:.0%}" for share in shares)
+    return f"of small changes {small}, of large {large}; of colour {colour} and {more}"
 
 
 def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> Kept:
@@ -244,7 +302,7 @@ def _cosines(plane: Floats, sound: Mask) -> Floats:
     return np.asarray(np.abs(cosine @ chosen @ cosine.T), np.float32)
 
 
-def _blocks(plane: NDArray[np.generic]) -> NDArray[np.generic]:
+def _blocks(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     """(H, W) -> (H // 8, W // 8, 8, 8)."""
     down, across = plane.shape[0] // 8, plane.shape[1] // 8
     return plane[: down * 8, : across * 8].reshape(down, 8, across, 8).transpose(0, 2, 1, 3)

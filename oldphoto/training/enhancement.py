@@ -17,9 +17,9 @@ from oldphoto.errors import NoInputError
 from oldphoto.models.estimator import Estimator
 from oldphoto.models.loading import Config, placed
 from oldphoto.models.spade import FaceGenerator
+from oldphoto.models.translating import translate_whole
 from oldphoto.stages import strength
 from oldphoto.stages.faces import Landmarks, find_faces
-from oldphoto.stages.translation import translate_whole
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import (

@@ -16,8 +16,8 @@ from oldphoto.files.colour import luminance
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.loading import placed
 from oldphoto.models.spade import FaceGenerator
+from oldphoto.models.translating import translate_whole
 from oldphoto.stages import fading, strength
-from oldphoto.stages.translation import translate_whole
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import COMPACT, Aged, Folders, Recipe, Stage, levels_of, loaded

@@ -18,8 +18,9 @@ from PIL import Image as PillowImage
 
 from oldphoto.errors import NoInputError, UsageError
 from oldphoto.files.image import Photo
+from oldphoto.models.loaded import Models
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, restore
+from oldphoto.pipeline import restore
 from oldphoto.stages.scratches import grey_tensor, resized_for
 from oldphoto.training import degrade
 from oldphoto.training.data import image_files, overlays
@@ -272,7 +273,7 @@ def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]
     share of undamaged photos' pixels taken for scratches."""
     inside, outside = [], []
     hit = miss = wrong = 0
-    threshold = models.detection.threshold
+    threshold = models.set.detector.threshold
     for pair in hurt:
         p = probability(models, pair.old)
         inside.append(p[pair.mask])
@@ -295,7 +296,7 @@ def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]
 @torch.inference_mode()
 def probability(models: Models, pixels: Pixels8) -> NDArray[np.float32]:
     """(H, W, 3) -> (H, W) float32, the detector's probability of "scratched" at the photo's own size."""
-    grey = resized_for(grey_tensor(pixels), models.detection).to(models.device)
+    grey = resized_for(grey_tensor(pixels), models.set.detector).to(models.device)
     found = torch.sigmoid(models.net("scratch_unet")(grey)).float().cpu()
     full = torch.nn.functional.interpolate(found, size=pixels.shape[:2], mode="bilinear", align_corners=False)
     return np.asarray(full[0, 0].numpy(), np.float32)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from oldphoto.models.loading import Config, placed
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.scratch_unet import ScratchUnet
+from oldphoto.models.translating import TranslationNets, source_of, translate_latents, translate_whole
 from oldphoto.models.vae import Vae
-from oldphoto.stages.translation import TranslationNets, source_of, translate_latents, translate_whole
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import Aged, Folders, Recipe, fresh, loaded, mean_psnr, quickly, signed

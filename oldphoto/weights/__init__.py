@@ -39,9 +39,8 @@ from typing import IO, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from oldphoto.errors import FileAccessError, OldphotoError, WeightsCorruptError, WeightsUnavailableError
-from oldphoto.options import Options
+from oldphoto.weights.sets import SETS, SetName
 
-ModelSet = Literal["published", "compact"]
 Model = Literal["auto", "published", "compact"]
 Kind = Literal["hub", "zip", "bz2", "python"]
 Place = Literal["package", "override", "cache", "hub", "python"]
@@ -63,8 +62,6 @@ COMPACT_FOLDER = "compact"
 COMPACT_MARK = "# ---- compact:"
 COMPACT_LICENCE = "MIT"
 CNN_DETECTOR = "cnn_detector"
-# Nets that go with either set, and the one they come with. The detector is dlib's own, published by its author.
-OF_BOTH_SETS: dict[str, ModelSet] = {CNN_DETECTOR: "published", "tone": "compact"}
 
 DISK_ADVICE = "free some space, or set HF_HOME to a folder that can be written to"
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
@@ -109,7 +106,7 @@ class WeightFile:
     confidence: "A", "B", "C" (see the head of weights.lock) or "own".
     """
 
-    set: ModelSet
+    set: SetName
     net: str
     path: str
     bytes: int | None
@@ -147,7 +144,7 @@ class WeightSet:
     note: one line for the user where the set is not the one they may expect.
     """
 
-    name: ModelSet
+    name: SetName
     files: dict[str, Path]
     note: str | None = None
     hashes: dict[str, str] = field(default_factory=dict)
@@ -211,7 +208,7 @@ def _entry(entry: dict[str, Any]) -> WeightFile:
         sources=sources,
         also=tuple(entry.get("also", ())),
     )
-    if file.set not in get_args(ModelSet) or any(source.kind not in get_args(Kind) for source in sources):
+    if file.set not in get_args(SetName) or any(source.kind not in get_args(Kind) for source in sources):
         raise ValueError(f"weights.lock: {file.net}: unknown set or kind of source")
     if not all(re.fullmatch("[0-9a-f]{64}", each) for each in file.hashes) or _unsafe(file.path):
         raise ValueError(f"weights.lock: {file.net}: sha256 or path is not valid")
@@ -250,29 +247,6 @@ def relock_compact(path: Path | None = None) -> tuple[WeightFile, ...]:
         text += "\n[[file]]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
     _write_whole(path, text)
     return files
-
-
-def needed_nets(model_set: ModelSet, options: Options, large: bool, has_mask: bool = False) -> tuple[str, ...]:
-    """The nets one photo needs, and no other.
-
-    large: the photo takes the large-photo path. has_mask: the user brings a mask, so that none need be found.
-    """
-    find_scratches = options.with_scratch and not has_mask
-    repair = options.with_scratch or has_mask
-    nets = ["scratch_unet"] if find_scratches else []
-    nets += ["old_vae", "clean_vae_scratch" if repair and model_set == "published" else "clean_vae"]
-    if model_set == "compact":
-        nets.append("mapping")
-        nets += ["restraint"] if options.strength is None and not options.only_damaged else []
-        faces = ["face_generator", "landmarks_5"]
-        faces += [] if options.face_strength is not None else ["face_restraint"]
-    else:
-        nets.append(("mapping_patch_attention" if large else "mapping_scratch") if repair else "mapping")
-        faces = [f"face_generator_{options.face_size or (512 if large else 256)}", "landmarks_68"]
-    nets += ["tone"] if options.restores_tone(unasked=model_set == "compact") else []
-    if options.face_detector == "cnn":
-        faces.append(CNN_DETECTOR)
-    return (*nets, *(faces if options.enhances_faces else ()))
 
 
 # ---- where files lie
@@ -473,7 +447,7 @@ def _corrupt(file: WeightFile, path: Path, found: str, advice: str) -> WeightsCo
 
 def resolve(
     model: Model,
-    nets_for: Callable[[ModelSet], Iterable[str]],
+    nets_for: Callable[[SetName], Iterable[str]],
     *,
     offline: bool = False,
     progress: Progress | None = None,
@@ -486,10 +460,10 @@ def resolve(
     """
     known = {(file.set, file.net): file for file in (read_lock() if files is None else files)}
 
-    def obtain_all(name: ModelSet, connect_timeout: float, note: str | None = None) -> WeightSet:
+    def obtain_all(name: SetName, connect_timeout: float, note: str | None = None) -> WeightSet:
         paths, hashes = {}, {}
         for net in nets_for(name):
-            file = known.get((OF_BOTH_SETS.get(net, name), net))
+            file = known.get((SETS[name].home_of(net), net))
             if file is None:
                 raise WeightsUnavailableError(f"weights.lock has no {name} {net}", "install oldphoto again")
             paths[net] = obtain(file, offline=offline, progress=progress, connect_timeout=connect_timeout)

@@ -24,6 +24,7 @@ from oldphoto.options import Options
 from oldphoto.records.manifest import Setting
 from oldphoto.runs.batch import Work
 from oldphoto.runs.planning import large_or_not
+from tests.restorations import negative_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,11 +67,9 @@ class Calls:
         self.masked.append(mask is not None)
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(
-            photo=photo.with_pixels(255 - photo.pixels),
-            tone=None,
-            kept=None,
-            mask=mask,
+        return negative_of(
+            photo,
+            mask,
             faces=(SimpleNamespace(number=1, box=(1.0, 2.0, 5.0, 6.0), score=0.5, after=None, kept=None),) * 2,
             seconds={"translation": 0.25},
             warnings=("a face was too small",),
@@ -766,3 +765,37 @@ def test_max_memory_reaches_the_options(tmp_path: Path, calls: Calls) -> None:
     for wrong in ("much", "4", "10MB"):
         refused = oldphoto("restore", tmp_path / "a.png", "-o", tmp_path / "p.png", "--max-memory", wrong)
         assert refused.exit_code == 2
+
+
+# ---- faults that were ----
+
+
+def test_what_is_said_while_a_tiff_is_decoded_is_not_lost() -> None:
+    code = """
+import os
+from oldphoto import cli
+from oldphoto.files.decoding import no_standard_error
+cli.app = lambda **_: None
+cli.main()
+with no_standard_error():
+    os.write(2, b"libtiff's own line")
+    cli.stderr().print("[3/50] said meanwhile")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[3/50] said meanwhile\n"
+
+
+def test_evaluate_has_the_networks_that_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from oldphoto.pipeline import restore
+    from oldphoto.training import evaluate
+
+    def scored(models: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        photo = Photo.from_array(np.full((40, 48, 3), 90, np.uint8))
+        for options in (evaluate.PLAIN, evaluate.SCRATCHED):
+            restore(photo, models, options)
+        return {"photos": 1, "scores": {}, "scratches": {}, "colour_shift": 0.0}
+
+    monkeypatch.setattr(evaluate, "evaluate", scored)
+    folder = str(tmp_path)
+    done = oldphoto("evaluate", folder, "--damage", folder, "--tuning", folder)
+    assert (done.exit_code, done.stdout.splitlines()[0].split(";")[0]) == (0, "1 photos"), done.output

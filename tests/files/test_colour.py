@@ -12,13 +12,15 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from oldphoto import pipeline
 from oldphoto.files.colour import cmyk_to_rgb, eight_bits, from_srgb, rgb_to_cmyk, to_srgb
 from oldphoto.files.image import read_photo, write_photo
+from oldphoto.models import translating
+from oldphoto.models.loaded import Models
 from oldphoto.models.tensors import Pixels, to_pixels, to_tensor
+from oldphoto.models.translating import Translated, TranslationPlan
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, restore
-from oldphoto.stages.translation import Plan, Translated
+from oldphoto.pipeline import restore
+from oldphoto.stages import translation
 from oldphoto.weights import WeightSet
 from tests.pictures import (
     adobe_rgb,
@@ -191,14 +193,14 @@ class Glass:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, factor: float = 1.0) -> None:
         self.seen: NDArray[np.float64] | None = None
         self.factor = factor
-        monkeypatch.setattr(pipeline, "translate_photo", self.translate)
-        monkeypatch.setattr(pipeline, "plan_translation", lambda *_, **__: Plan("whole", 0))
-        monkeypatch.setattr(Models, "translation", lambda *a, **k: None)
+        monkeypatch.setattr(translating, "translate_photo", self.translate)
+        monkeypatch.setattr(translating, "plan_translation", lambda *_, **__: TranslationPlan("whole", 0))
+        monkeypatch.setattr(translation, "translation_nets", lambda *a, **k: None)
 
     def translate(self, pixels: Pixels, *rest: Any, **options: Any) -> Translated:
         x = to_tensor(pixels)
         self.seen = (x[0].permute(1, 2, 0).numpy().astype(np.float64) + 1) * 127.5
-        return Translated(to_pixels(x * self.factor, pixels.dtype), Plan("whole", 0))
+        return Translated(to_pixels(x * self.factor, pixels.dtype), TranslationPlan("whole", 0))
 
 
 @pytest.fixture

@@ -229,7 +229,9 @@ def run(tree: Path, arguments: Sequence[str], folder: Path, home: Path, weights:
 
 def timeless(text: str) -> str:
     """Text without seconds and bytes of memory, its lines sorted: photos end in any order."""
-    text = re.sub(r"\b\d+(?:\.\d+)? (?:s|ms|min|h)\b", "N s", text.replace("\xa0", " "))
+    duration = r"\b(?:\d+ (?:h|min) )*\d+(?:\.\d+)? (?:s|ms|min|h)\b"
+    text = re.sub(duration, "N s", text.replace("\xa0", " "))
+    text = re.sub(r"\b(photo|name|data-number)([-=]\"?)\d+", r"\1\2N", text)
     text = re.sub(r"data-seconds=\"[\d.]*\"", "", text)
     text = re.sub(r"\d+(?:\.\d+)? [GM]B (of memory|at most)", r"N MB \1", text)
     lines = [steady(line) for line in text.splitlines()]
@@ -307,7 +309,8 @@ def unnamed(data: bytes, added: Sequence[str]) -> object:
         text = re.sub(rf',? ?"{name}": "[0-9a-f]{{64}}"', "", text)
         text = re.sub(rf'<tr><th scope="row">{name}</th><td class="hash">[0-9a-f]{{64}}</td></tr>\s*', "", text)
     text = re.sub(r'"sha256": "[0-9a-f]{64}", "bytes": \d+', "", text)
-    return re.sub(r"[\d,]+ bytes, (\w+), sha256 [0-9a-f]{64}", r"\1", text)
+    text = re.sub(r"[\d,]+ bytes, (\w+), sha256 [0-9a-f]{64}", r"\1", text)
+    return sorted(text.splitlines())
 
 
 def main() -> int:

@@ -16,13 +16,13 @@ PACKAGE = Path(__file__).resolve().parents[2] / "oldphoto"
 # Folders are floors, from the bottom up: a module imports from lower rows, and from its own folder.
 LAYERS = [
     {"errors"},
-    {"machine", "options"},
+    {"arrays", "machine", "options"},
     {"files", "weights"},
     {"models"},
     {"stages"},
     {"pipeline"},
     {"records"},
-    {"bench", "doctor", "runs", "training"},
+    {"bench", "doctor", "restorer", "runs", "training"},
     {"cli"},
     {"__main__"},
 ]
@@ -145,11 +145,27 @@ def test_only_training_imports_torchvision(path: Path) -> None:
     assert not named or module_name(path).startswith("training")
 
 
-def test_image_and_weights_know_no_torch() -> None:
-    for name in ("errors.py", "options.py", "files/image.py", "weights/__init__.py", "runs/batch.py", "cli.py"):
-        tree = ast.parse((PACKAGE / name).read_text())
-        eager = [found for node in at_import_time(tree) for found, _ in imports_of(node)]
-        assert not [found for found in eager if found.split(".")[0] == "torch"], name
+KNOW_NO_TORCH = [
+    *("errors.py", "options.py", "arrays.py", "cli.py", "files/image.py", "runs/batch.py", "records/report.py"),
+    *(path.relative_to(PACKAGE).as_posix() for path in sources() if floor(module_name(path)) in ("stages", "weights")),
+]
+
+
+@pytest.mark.parametrize("name", KNOW_NO_TORCH)
+def test_what_is_asked_before_any_work_knows_no_torch(name: str) -> None:
+    eager = [found for node in at_import_time(ast.parse((PACKAGE / name).read_text())) for found, _ in imports_of(node)]
+    assert not [found for found in eager if found.split(".")[0] == "torch" or found.startswith("oldphoto.models")]
+
+
+def test_asking_which_networks_a_photo_needs_loads_no_torch() -> None:
+    script = """
+import sys
+from oldphoto import Options
+from oldphoto.stages import needed_nets
+assert needed_nets("compact", Options(), False)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 HEAVY = ("torch", "torchvision", "cv2", "dlib", "huggingface_hub", "numpy", "PIL")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -173,13 +174,44 @@ def test_a_large_photo_is_not_overtaken_for_ever(process: dict[str, int]) -> Non
     small.end()
 
 
+class Interrupted(BaseException):
+    """Falls where it is told to."""
+
+
+@pytest.mark.parametrize("lost", ["need", "head"])
+def test_an_interrupt_in_the_very_line_that_gives_a_place_up_leaves_nothing_behind(
+    lost: str, process: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupted thread lives on, as a program does that uses the Python API."""
+
+    class Falls(dict[object, int]):
+        def pop(self, *_: object) -> int:
+            raise Interrupted
+
+        remove = pop
+
+    line = Line()
+    if lost == "need":
+        with pytest.raises(Interrupted), line.admitted(9 * GB, 5 * GB):
+            monkeypatch.setattr(line._needs, "pop" if hasattr(line._needs, "pop") else "remove", Falls().pop)
+    else:
+        with pytest.raises(Interrupted), line.reading():
+            monkeypatch.setattr(line, "_step_down", Falls().pop)
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "resident", lambda: GB)
+    gc.collect()
+    other = Photo(line, 1 * GB, 5 * GB)
+    assert other.admitted.wait(5)
+    other.end()
+
+
 def test_only_one_photo_waits_decoded() -> None:
     line = Line()
     decoded: list[int] = []
     go = threading.Event()
 
     def read(number: int) -> None:
-        with line:
+        with line.reading():
             decoded.append(number)
             go.wait(60)
             with line.admitted(1, 10 * GB):

@@ -17,8 +17,8 @@ from torch import Tensor
 from oldphoto.models import mapping, streaming
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale, attended, most_alike, rebuilt
 from oldphoto.models.streaming import Convolution, Moments, Streamed, Streams, rebuilt_from
+from oldphoto.models.translating import TranslationNets, translate_whole
 from oldphoto.models.vae import Vae, VaeConfig
-from oldphoto.stages.translation import TranslationNets, translate_whole
 
 CPU = torch.device("cpu")
 WIDE = 24

@@ -27,6 +27,7 @@ from oldphoto.records.manifest import Manifest, Record, Setting
 from oldphoto.runs import batch, planning
 from oldphoto.stages.faces import Kept
 from oldphoto.stages.fading import Tone
+from tests.restorations import negative_of
 
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64, "scratch_unet": "c" * 64}
 SCHEMA = json.loads(manifest.SCHEMA.read_text())
@@ -41,12 +42,10 @@ def draw(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
 
 def negative(photo: Photo, mask: Any) -> Any:
     """Stands in for the networks."""
-    restored = photo.with_pixels(255 - photo.pixels)
     tone = Tone((1.5, 1.25, 1.75), (0.25, 0.125, 0.0), 0.875)
+    kept = Kept((0.0, 0.25, 0.5, 1.0), (0.5, 0.0, 0.25))
     facts = {"faces": (FACE,), "seconds": {"translation": 0.25}, "warnings": ("hm",)}
-    return SimpleNamespace(
-        photo=restored, mask=mask, tone=tone, kept=Kept((0.0, 0.25, 0.5, 1.0), (0.5, 0.0, 0.25)), **facts
-    )
+    return negative_of(photo, mask, fading=tone, strength=kept, **facts)
 
 
 def work(restore: Any = negative, options: Options | None = None) -> batch.Work:

@@ -19,6 +19,7 @@ from oldphoto import __version__
 from oldphoto.files.image import read_photo, write_photo
 from oldphoto.files.photo import Photo
 from oldphoto.options import Options
+from oldphoto.pipeline import Restoration
 from oldphoto.records.manifest import Setting
 from oldphoto.records.xmp import ENHANCED, GENERATED, Step, merged
 from oldphoto.runs import batch, planning
@@ -74,11 +75,9 @@ def photo(xmp: bytes | None = None) -> Photo:
 def restored(tmp_path: Path, name: str, xmp: bytes | None, **facts: Any) -> tuple[Path, batch.Outcome]:
     """A file as the whole run writes it, with networks stood in for."""
     write_photo(photo(xmp), tmp_path / name)
-    nothing: dict[str, Any] = dict.fromkeys(("mask", "tone", "kept"))
-    result = nothing | {"faces": (), "seconds": {}, "warnings": ()} | facts
-    setting = Setting(Options(), "compact", {"mapping": "a" * 64}, provenance=result.pop("provenance", True))
+    setting = Setting(Options(), "compact", {"mapping": "a" * 64}, provenance=facts.pop("provenance", True))
     plan = planning.plan([str(tmp_path / name)], str(tmp_path / "out/"))
-    work = batch.Work(lambda photo, mask: SimpleNamespace(photo=photo, **result), setting)  # type: ignore[arg-type, return-value]
+    work = batch.Work(lambda photo, mask: Restoration(photo, **facts), setting)
     [outcome] = batch.run(plan.photos, lambda: work).outcomes
     assert outcome.error is None
     return tmp_path / "out" / name, outcome
@@ -194,9 +193,7 @@ FACE = SimpleNamespace(
     ("facts", "expected"),
     [
         ({}, ENHANCED),
-        ({"mask": HOLES}, ENHANCED),
-        ({"mask": ~HOLES}, GENERATED),
-        ({"faces": (FACE,)}, GENERATED),
+        ({"generated": True}, GENERATED),
     ],
 )
 def test_generated_is_said_where_something_was(tmp_path: Path, facts: dict[str, Any], expected: str) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,7 @@ from oldphoto.runs.batch import Outcome, Work
 from oldphoto.runs.planning import Naming, Plan, Planned
 from oldphoto.stages.faces import Kept
 from tests.pictures import png_chunk
+from tests.restorations import negative_of
 
 SETTING = Setting(Options(), "compact", {})
 
@@ -56,12 +58,10 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def negative(photo: Photo, mask: Any) -> Any:
     """Stands in for the networks: what comes out differs from what went in."""
-    return SimpleNamespace(
-        photo=photo.with_pixels(255 - photo.pixels),
-        tone=None,
-        kept=Kept((0.25, 0.5, 0.75, 1.0), (0.5, 0.0, 0.25)),
-        mask=mask,
-        faces=(),
+    return negative_of(
+        photo,
+        mask,
+        strength=Kept((0.25, 0.5, 0.75, 1.0), (0.5, 0.0, 0.25)),
         seconds={"translate": 0.5},
         warnings=("a note",),
     )
@@ -102,7 +102,7 @@ def with_faces(photo: Photo, mask: Any) -> Any:
         ),
         SimpleNamespace(number=2, box=(4.0, 0.0, 8.0, 4.0), score=0.5, before=before, after=None, kept=None),
     )
-    return SimpleNamespace(**(vars(negative(photo, mask)) | {"faces": faces}))
+    return replace(negative(photo, mask), faces=faces, generated=True)
 
 
 # ---- what is found, and where it goes ----
@@ -714,9 +714,7 @@ def test_what_reading_and_writing_leave_out_is_in_the_record(tmp_path: Path) -> 
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2])
 
     def restore(photo: Photo, mask: Any) -> Any:
-        done = negative(photo, mask)
-        done.warnings = photo.warnings
-        return done
+        return replace(negative(photo, mask), warnings=photo.warnings)
 
     plan = planning.plan([str(tmp_path / "a.jpg")], str(tmp_path / "out.png"))
     (outcome,) = run(plan, restore).outcomes

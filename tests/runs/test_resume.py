@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,6 +26,7 @@ from oldphoto.records.manifest import Manifest, Setting
 from oldphoto.runs import batch, planning
 from oldphoto.runs.planning import Planned, Shard
 from oldphoto.runs.watch import PAUSE_SECONDS, arrivals
+from tests.restorations import negative_of
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64}
@@ -39,8 +39,7 @@ def draw(path: Path, colour: int = 200) -> Path:
 
 
 def negative(photo: Photo, mask: Any) -> Any:
-    restored = photo.with_pixels(255 - photo.pixels)
-    return SimpleNamespace(photo=restored, mask=mask, faces=(), seconds={}, tone=None, kept=None, warnings=())
+    return negative_of(photo, mask)
 
 
 def setting(options: Options | None = None, weights: dict[str, str] = WEIGHTS, **more: Any) -> Setting:
@@ -482,3 +481,14 @@ def test_a_watched_folder_is_restored_until_ctrl_c(folder: Path) -> None:
     assert run.returncode == 130
     assert said.splitlines()[-1] == "5 restored, interrupted"
     assert len(manifest.read(folder / "run.jsonl")) == 5
+
+
+def test_another_face_finder_is_another_restoration(folder: Path) -> None:
+    first = setting(weights=WEIGHTS | {"face_finder": "c" * 64})
+    go_on(folder, first)
+    record = next(iter(manifest.read(folder / "out/run.jsonl")))
+    assert record["model"] is not None
+    assert record["model"]["weights"]["face_finder"] == "c" * 64
+    assert go_on(folder, first) == []
+    again = go_on(folder, setting(weights=WEIGHTS | {"face_finder": "d" * 64}))
+    assert again[: len(NAMES)] == [f"{name}: the weights are others" for name in NAMES]

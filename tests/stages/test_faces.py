@@ -210,7 +210,7 @@ def test_the_search_has_a_bound(shape: tuple[int, int], monkeypatch: pytest.Monk
         return []
 
     places = [Proposal(40.0 * n, 40.0 * n, 30.0, 20.0, 0.5) for n in range(500)]
-    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture: places)
+    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture, net: places)
     detect_faces(np.zeros((*shape, 3), np.uint8), Detector(nothing, 1_000_000, 0.3, patience=7))
     # Upright and in the three ways to lie: once the whole photo, reduced, and a few proposals.
     assert len(looked_at) == 4 * (1 + 7)
@@ -261,7 +261,7 @@ def test_a_leaning_face_is_found_leaning(boy: Pixels) -> None:
 def test_a_leaning_face_that_no_proposal_names_is_found_in_a_small_photo(
     degrees: float, boy: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture: [])
+    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture, net: [])
     turn = np.asarray(cv2.getRotationMatrix2D((128, 128), -degrees, 1.0), np.float64)
     turn[:, 2] += (140, 60)
     leaning = np.asarray(cv2.warpAffine(boy, turn, (536, 376), borderMode=cv2.BORDER_REPLICATE), np.uint8)
@@ -309,7 +309,7 @@ def test_the_network_sees_no_more_than_a_reduced_copy(monkeypatch: pytest.Monkey
             return []
 
     monkeypatch.setattr(dlib, "cnn_face_detection_model_v1", Net)
-    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture: [])
+    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture, net: [])
     assert detect_faces(np.zeros((3000, 4000, 3), np.uint8), cnn_detector(tmp_path / "none")) == []
     assert len(seen) == 4
     assert all(height * width < 1_010_000 and channels == 3 for height, width, channels in seen)

@@ -15,9 +15,10 @@ from oldphoto import weights
 from oldphoto.errors import UsageError
 from oldphoto.files.image import Photo
 from oldphoto.models.estimator import Estimator
+from oldphoto.models.loaded import Models
 from oldphoto.models.tensors import Pixels
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, restore
+from oldphoto.pipeline import restore
 from oldphoto.stages import fading
 from oldphoto.stages.fading import FIGURES, Tone, figures, restore_tone
 
@@ -29,7 +30,7 @@ PHOTOS: dict[str, NDArray[np.uint8]] = {
 
 @pytest.fixture(scope="module")
 def net(models: Models) -> Estimator:
-    return models.estimator(fading.NET)
+    return models.estimator("fading")
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
@@ -185,8 +186,8 @@ def test_the_pipeline_undoes_fading_unless_told_not_to(models: Models) -> None:
     with_tone, without = (psnr(photo, d.photo.pixels) for d in (done, left))
     assert with_tone > without + 3.0
     published = Models.load(weights.resolve("published", lambda _: [fading.NET], offline=True), "cpu")
-    asked = restore_tone(old, None, published.estimator(fading.NET), 1.0)
-    assert np.array_equal(asked[0], restore_tone(old, None, models.estimator(fading.NET), 1.0)[0])
+    asked = restore_tone(old, None, published.estimator("fading"), 1.0)
+    assert np.array_equal(asked[0], restore_tone(old, None, models.estimator("fading"), 1.0)[0])
     half = restore(Photo.from_array(old), models, Options(faces=False, tone_strength=0.5))
     assert half.tone is not None
     assert np.allclose(half.tone.gain, [1.0 + (gain - 1.0) / 2.0 for gain in done.tone.gain], atol=1e-4)

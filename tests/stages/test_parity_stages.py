@@ -20,11 +20,12 @@ from torch import Tensor
 from oldphoto import weights
 from oldphoto.models.mapping import Mapping
 from oldphoto.models.tensors import mask_to_tensor, to_pixels, to_tensor
+from oldphoto.models.translating import TranslationNets, fill_white, translate_whole
 from oldphoto.models.vae import Vae
 from oldphoto.stages.blending import REFERENCE, blend
 from oldphoto.stages.faces import Face, crop_matrix, cut_out, five_of_68
-from oldphoto.stages.scratches import MOST_PIXELS, PUBLISHED_DETECTION, dilated, grey_tensor, resized_for, scratch_mask
-from oldphoto.stages.translation import TranslationNets, fill_white, translate_whole
+from oldphoto.stages.scratches import MOST_PIXELS, detector_size, dilated, grey_tensor, resized_for, scratch_mask
+from oldphoto.weights.sets import PUBLISHED
 from tests.published import Flavour, PublishedNets
 
 Pixels = NDArray[np.uint8]
@@ -59,7 +60,7 @@ def test_detection(name: str, shared: Path) -> None:
     photo = resized(picture(stages / "inputs" / f"{name}.png"), 16, Image.Resampling.BICUBIC)
     grey = grey_tensor(photo)
     assert np.array_equal(np.rint((grey[0, 0].numpy() + 1) * 127.5).astype(np.uint8), golden["grey_uint8"])
-    looked_at = resized_for(grey, PUBLISHED_DETECTION)
+    looked_at = resized_for(grey, PUBLISHED.detector)
     every = 4 if looked_at.shape[2:] == grey.shape[2:] else 1
     assert np.abs(looked_at.numpy()[..., ::every, ::every] - golden["x_scaled"]).max() < 1e-5
     probability = torch.sigmoid(torch.from_numpy(golden["logits"]))
@@ -75,7 +76,7 @@ def test_detection_sizes(shared: Path) -> None:
         width, height = case["detection_full_size_wh"]
         golden = tuple(case["scale_tensor_hw_of_detection_full"])
         if golden[0] * golden[1] <= MOST_PIXELS:
-            assert PUBLISHED_DETECTION.size(height, width) == golden, case
+            assert detector_size(PUBLISHED.detector, height, width) == golden, case
             checked += 1
     assert checked > 20
 
@@ -164,7 +165,7 @@ def test_whole_run_masks(flavour: Flavour, shared: Path, published: PublishedNet
     for path in sorted((run / "masks_input").glob("*.png")):
         photo = picture(path)
         with torch.inference_mode():
-            logits = unet(resized_for(grey_tensor(photo), PUBLISHED_DETECTION))
+            logits = unet(resized_for(grey_tensor(photo), PUBLISHED.detector))
         mask = scratch_mask(torch.sigmoid(logits), (photo.shape[0], photo.shape[1]), 0.4, smooth=False)
         assert float((mask != mask_of(run / "masks_mask" / path.name)).mean()) <= 0.001, path.name
 

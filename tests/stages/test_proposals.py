@@ -44,7 +44,7 @@ def test_of_a_large_enlargement_the_first_copy_is_left_out_and_of_a_sharp_or_sma
 ) -> None:
     seen: list[int] = []
 
-    def places(copy: Grey) -> NDArray[np.float64]:
+    def places(copy: Grey, net: object) -> NDArray[np.float64]:
         seen.append(copy.shape[1])
         return np.zeros((0, 5))
 
@@ -58,10 +58,11 @@ def test_of_a_large_enlargement_the_first_copy_is_left_out_and_of_a_sharp_or_sma
 
 def test_strips_answer_as_one_piece_does(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (333, 190), np.uint8)
-    in_strips = proposals._answers(picture)
+    net = proposals._of_package()
+    in_strips = proposals._answers(picture, net)
     monkeypatch.setattr(proposals, "STRIP", 10_000)
     assert in_strips.shape == (5, 42, 24)
-    assert np.abs(in_strips - proposals._answers(picture)).max() < 1e-3
+    assert np.abs(in_strips - proposals._answers(picture, net)).max() < 1e-3
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 300), (30, 23), (64, 40)])

@@ -17,9 +17,10 @@ from oldphoto.errors import UsageError
 from oldphoto.files.colour import luminance
 from oldphoto.files.image import Photo
 from oldphoto.models.estimator import Estimator
+from oldphoto.models.loaded import Models
 from oldphoto.models.loading import load_compact
 from oldphoto.options import Options
-from oldphoto.pipeline import Models, Restoration, restore
+from oldphoto.pipeline import Restoration, restore
 from oldphoto.stages import strength
 from oldphoto.stages.faces import EVERYTHING, Kept
 from oldphoto.stages.strength import FIGURES, MOST, detail, figures, judged, kept, parts, repaired
@@ -132,10 +133,10 @@ def test_figures_leave_out_what_is_damaged(photo: Pixels8) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (20, 400), (33, 33), (256, 256), (1000, 700), (300, 5000)])
 def test_any_size_is_judged(size: tuple[int, int], models: Models) -> None:
     before, after = (RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2))
-    keep = judged(before, after, None, models.estimator("restraint"))
+    keep = judged(before, after, None, models.estimator("strength"))
     assert all(0.0 <= much <= most for much, most in zip((*keep.shares, *keep.raised), MOST, strict=True))
     assert len(strength._looks(*size)) <= strength.LOOKS
-    assert judged(before, after, np.ones(size, np.bool_), models.estimator("restraint")) == EVERYTHING
+    assert judged(before, after, np.ones(size, np.bool_), models.estimator("strength")) == EVERYTHING
 
 
 def test_the_looks_are_spread_over_the_photo() -> None:

@@ -34,7 +34,9 @@ from oldphoto.errors import (
     WeightsUnavailableError,
 )
 from oldphoto.options import Options
+from oldphoto.stages import needed_nets
 from oldphoto.weights import Source, WeightFile
+from oldphoto.weights.sets import SetName
 from tests.hub_server import COMMIT, HubServer
 
 TOP = Path(__file__).resolve().parents[2]
@@ -188,10 +190,10 @@ def test_compact_files_of_the_package_are_those_of_the_lock() -> None:
     [
         (Options(faces=False), False, False, "old_vae clean_vae mapping"),
         (Options(faces=False), True, False, "old_vae clean_vae mapping"),
-        (Options(), False, False, "old_vae clean_vae mapping face_generator_256 landmarks_68"),
-        (Options(), True, False, "old_vae clean_vae mapping face_generator_512 landmarks_68"),
-        (Options(face_size=256), True, False, "old_vae clean_vae mapping face_generator_256 landmarks_68"),
-        (Options(face_size=512), False, False, "old_vae clean_vae mapping face_generator_512 landmarks_68"),
+        (Options(), False, False, "old_vae clean_vae mapping face_generator_256 landmarks_68 face_finder"),
+        (Options(), True, False, "old_vae clean_vae mapping face_generator_512 landmarks_68 face_finder"),
+        (Options(face_size=256), True, False, "old_vae clean_vae mapping face_generator_256 landmarks_68 face_finder"),
+        (Options(face_size=512), False, False, "old_vae clean_vae mapping face_generator_512 landmarks_68 face_finder"),
         (
             Options(with_scratch=True, faces=False),
             False,
@@ -209,37 +211,37 @@ def test_compact_files_of_the_package_are_those_of_the_lock() -> None:
     ],
 )
 def test_published_nets(options: Options, large: bool, has_mask: bool, nets: str) -> None:
-    assert weights.needed_nets("published", options, large, has_mask) == tuple(nets.split())
-    assert set(nets.split()) <= {file.net for file in weights.read_lock() if file.set == "published"}
+    assert needed_nets("published", options, large, has_mask) == tuple(nets.split())
+    assert set(nets.split()) - {"face_finder"} <= {file.net for file in weights.read_lock() if file.set == "published"}
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_compact_nets(large: bool) -> None:
     plain = ("old_vae", "clean_vae", "mapping", "restraint", "tone")
-    assert weights.needed_nets("compact", Options(faces=False), large) == plain
+    assert needed_nets("compact", Options(faces=False), large) == plain
     faces = ("face_generator", "landmarks_5")
-    assert weights.needed_nets("compact", Options(), large) == (*plain, *faces, "face_restraint")
-    assert weights.needed_nets("compact", Options(face_strength=0.5), large) == (*plain, *faces)
-    assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("scratch_unet", *plain)
-    assert weights.needed_nets("compact", Options(with_scratch=True, faces=False), large, has_mask=True) == plain
-    assert weights.needed_nets("compact", Options(faces=False, strength=0.5, tone_strength=0.0), large) == plain[:3]
+    assert needed_nets("compact", Options(), large) == (*plain, *faces, "face_restraint", "face_finder")
+    assert needed_nets("compact", Options(face_strength=0.5), large) == (*plain, *faces, "face_finder")
+    assert needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("scratch_unet", *plain)
+    assert needed_nets("compact", Options(with_scratch=True, faces=False), large, has_mask=True) == plain
+    assert needed_nets("compact", Options(faces=False, strength=0.5, tone_strength=0.0), large) == plain[:3]
     only = Options(with_scratch=True, only_damaged=True)
-    assert weights.needed_nets("compact", only, large) == ("scratch_unet", *plain[:3])
+    assert needed_nets("compact", only, large) == ("scratch_unet", *plain[:3])
 
 
 def test_tone_goes_with_either_set_where_it_is_asked_for() -> None:
     for name in ("compact", "published"):
         for strength, wanted in ((None, name == "compact"), (0.0, False), (0.5, True)):
             options = Options(faces=False, tone_strength=strength)
-            assert ("tone" in weights.needed_nets(name, options, False)) == wanted
+            assert ("tone" in needed_nets(name, options, False)) == wanted
 
 
 @pytest.mark.parametrize("name", ["compact", "published"])
-def test_the_network_that_detects_faces_goes_with_either_set(name: weights.ModelSet) -> None:
+def test_the_network_that_detects_faces_goes_with_either_set(name: SetName) -> None:
     options = Options(face_detector="cnn")
-    assert weights.needed_nets(name, options, False)[-1] == weights.CNN_DETECTOR
-    assert weights.CNN_DETECTOR not in weights.needed_nets(name, replace(options, faces=False), False)
-    assert weights.CNN_DETECTOR not in weights.needed_nets(name, Options(), False)
+    assert needed_nets(name, options, False)[-2:] == (weights.CNN_DETECTOR, "face_finder")
+    assert weights.CNN_DETECTOR not in needed_nets(name, replace(options, faces=False), False)
+    assert weights.CNN_DETECTOR not in needed_nets(name, Options(), False)
 
 
 @pytest.mark.parametrize("data", [DATA, OTHER])
@@ -736,7 +738,7 @@ def compact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
     return WeightFile("compact", "old_vae", "compact/old_vae.safetensors", len(OTHER), sha256(OTHER), "MIT", "own")
 
 
-def nets_for(name: weights.ModelSet) -> tuple[str, ...]:
+def nets_for(name: SetName) -> tuple[str, ...]:
     return ("old_vae",)
 
 

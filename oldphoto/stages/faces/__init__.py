@@ -26,6 +26,8 @@ from oldphoto.stages.faces.proposals import propose
 if TYPE_CHECKING:
     from torch import nn
 
+    from oldphoto.models.face_finder import FaceFinder
+
 Pixels = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float64]
@@ -174,13 +176,15 @@ class Detector:
     search: of a grey (H, W) uint8 picture, with the least score and the matrix picture -> photo, as `search` does it.
     pixels: of the copy of a whole photo that it sees, at most. sure_score: from which it is right; below, it looks
     again. patience: so many proposals of the face finder in a row that are no face end the search, which bounds the
-    time for a photo without people, and gives a photo of many the time that it needs.
+    time for a photo without people, and gives a photo of many the time that it needs. finder: the network that proposes
+    places; None takes that of the package.
     """
 
     search: Search
     pixels: int
     sure_score: float
     patience: int
+    finder: FaceFinder | None = None
 
 
 class Landmarks:
@@ -423,7 +427,7 @@ def detect_faces(pixels: Pixels | npt.NDArray[np.uint16], detector: Detector | N
     Upright and leaning by up to 45 degrees; where there is none to be sure of, in the photo laid on each side and on
     its head as well, and the way in which it shows clearer faces counts.
     """
-    detector = detector or Detector(search, SEARCH_PIXELS, SURE_SCORE, patience=24)
+    detector = detector or frontal_detector()
     grey = np.ascontiguousarray(cv2.cvtColor(eight_bits(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
     found = _standing(grey, detector)
     if _sum(found) < CLEARER and grey.size <= detector.pixels:
@@ -450,7 +454,7 @@ def _standing(picture: Pixels, detector: Detector) -> list[Detection]:
     copy, back = _reduced(picture, detector.pixels)
     found = [face for face in detector.search(copy, DOUBTFUL_SCORE, back) if _is_face(picture, face, UNASKED, detector)]
     in_vain = 0
-    for place in propose(picture):
+    for place in propose(picture, detector.finder):
         if in_vain == detector.patience:
             break
         square = _square(place.x, place.y, place.side, place.lean if abs(place.lean) >= LEAST_LEAN else 0.0)
@@ -595,9 +599,17 @@ def search(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection
     return sorted(found, key=lambda face: -face.score)
 
 
-def cnn_detector(path: Path) -> Detector:
-    """dlib's convolutional detector, from its file. Its scores are 0 to about 1.1. On a processor it takes seconds for
-    each photo, and a quarter second for each small face: so it looks at few proposals. Raises WeightsCorruptError."""
+def frontal_detector(finder: FaceFinder | None = None) -> Detector:
+    """dlib's detector of frontal faces. finder: see Detector."""
+    return Detector(search, SEARCH_PIXELS, SURE_SCORE, patience=24, finder=finder)
+
+
+def cnn_detector(path: Path, finder: FaceFinder | None = None) -> Detector:
+    """dlib's convolutional detector, from its file. Its scores are 0 to about 1.1.
+
+    On a processor it takes seconds for each photo, and a quarter second for each small face: so it looks at few
+    proposals. finder: see Detector. Raises WeightsCorruptError.
+    """
 
     def load() -> Any:
         try:
@@ -621,7 +633,7 @@ def cnn_detector(path: Path) -> Detector:
                 found.append(Detection((x - side / 2.0, y - side / 2.0, x + side / 2.0, y + side / 2.0), score, frame))
         return sorted(found, key=lambda face: -face.score)
 
-    return Detector(find, CNN_SEARCH_PIXELS, CNN_SURE_SCORE, patience=8)
+    return Detector(find, CNN_SEARCH_PIXELS, CNN_SURE_SCORE, patience=8, finder=finder)
 
 
 def _reduced(picture: Pixels, count: int) -> tuple[Pixels, Matrix]:

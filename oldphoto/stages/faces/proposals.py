@@ -9,6 +9,7 @@ import math
 import threading
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import cv2
@@ -45,10 +46,14 @@ class Proposal:
     probability: float
 
 
-def propose(picture: NDArray[np.uint8]) -> list[Proposal]:
+def propose(picture: NDArray[np.uint8], net: FaceFinder | None = None) -> list[Proposal]:
     """Places of faces in a grey (H, W) uint8 picture that lean by no more than 60 degrees, likeliest first, one for
-    each face. Nothing below LEAST_PROBABILITY. Raises WeightsCorruptError where the package's file is not what it was,
-    WeightsUnavailableError where it is missing."""
+    each face. Nothing below LEAST_PROBABILITY.
+
+    net: None takes the package's own. Raises WeightsCorruptError where its file is not what it was,
+    WeightsUnavailableError where it is missing.
+    """
+    net = net or _of_package()
     height, width = picture.shape
     copy = picture
     if picture.size > LARGEST_COPY:
@@ -60,7 +65,8 @@ def propose(picture: NDArray[np.uint8]) -> list[Proposal]:
             copy = half
     found = []
     while min(copy.shape) >= SMALLEST_COPY:
-        found.append(_places(copy) * [width / copy.shape[1], height / copy.shape[0], width / copy.shape[1], 1.0, 1.0])
+        across, down = width / copy.shape[1], height / copy.shape[0]
+        found.append(_places(copy, net) * [across, down, across, 1.0, 1.0])
         copy = _half(copy)
     if not found:
         return []
@@ -81,11 +87,11 @@ def _lost(picture: NDArray[np.uint8], half: NDArray[np.uint8]) -> float:
     return float(cv2.norm(picture, again, cv2.NORM_L2)) / math.sqrt(picture.size)
 
 
-def _places(copy: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _places(copy: NDArray[np.uint8], net: FaceFinder) -> NDArray[np.float64]:
     """(N, 5): x, y, side, lean, probability of the places in one copy that are likelier than their neighbours."""
     from oldphoto.models.face_finder import STRIDE, USUAL_SIDE
 
-    answers = _answers(copy)
+    answers = _answers(copy, net)
     logits = answers[0]
     likely = logits > np.log(LEAST_PROBABILITY / (1.0 - LEAST_PROBABILITY))
     likely &= logits >= cv2.dilate(logits, np.ones((3, 3), np.uint8))
@@ -95,14 +101,13 @@ def _places(copy: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack([*places, 1.0 / (1.0 + np.exp(-logit))], axis=1)
 
 
-def _answers(copy: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _answers(copy: NDArray[np.uint8], net: FaceFinder) -> NDArray[np.float32]:
     """(5, h, w) float32, the network's answers for a grey picture, strip by strip."""
     import torch
 
     from oldphoto.models.blocks import in_bands
     from oldphoto.models.face_finder import STRIDE
 
-    net = _net()
     high, wide = (-(-side // STRIDE) for side in copy.shape)  # cells
     spare = [(0, cells * STRIDE - side) for cells, side in zip((high, wide), copy.shape, strict=True)]
     padded = np.pad(copy, spare, mode="edge")
@@ -131,20 +136,27 @@ def _apart(places: NDArray[np.float64]) -> NDArray[np.float64]:
     return places[kept]
 
 
+def load_finder(path: Path) -> FaceFinder:
+    """The network of a file, on the processor: it is small."""
+    import torch
+
+    from oldphoto.models.loading import load_compact, placed
+
+    return cast("FaceFinder", placed(load_compact(path), torch.device("cpu")))
+
+
 _loading = threading.Lock()
 
 
 @cache
 def _load() -> FaceFinder:
     from oldphoto import weights
-    from oldphoto.models.loading import load_compact, placed
 
     file = next(file for file in weights.read_lock() if (file.set, file.net) == ("compact", NET))
-    import torch
-
-    return cast("FaceFinder", placed(load_compact(weights.obtain(file)), torch.device("cpu")))
+    return load_finder(weights.obtain(file))
 
 
-def _net() -> FaceFinder:
+def _of_package() -> FaceFinder:
+    """The network that comes with the package, for those who look for faces without the models of a set."""
     with _loading:
         return _load()

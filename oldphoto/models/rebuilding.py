@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oldphoto.arrays import Pixels
 from oldphoto.files.colour import LUMA
+from oldphoto.models.resampling import Axis, resampled
 from oldphoto.models.rrdb import RRDBNet
 from oldphoto.models.srvgg import FACTOR, SRVGGNetCompact
-from oldphoto.models.tensors import Pixels
 from oldphoto.models.winograd import each_alone
-from oldphoto.stages.resampling import Axis, resampled
 
 Net = SRVGGNetCompact | RRDBNet
 Part = tuple[slice, slice]  # rows and columns

@@ -17,16 +17,13 @@ from torch import Tensor
 
 from oldphoto.errors import OutOfMemoryError
 from oldphoto.machine.memory import resident
-from oldphoto.models import mapping
+from oldphoto.models import mapping, translating
 from oldphoto.models.mapping import Mapping, MappingConfig, Region
 from oldphoto.models.tensors import Pixels
-from oldphoto.models.vae import Vae, VaeConfig
-from oldphoto.options import read_size
-from oldphoto.stages import translation
-from oldphoto.stages.translation import (
-    Plan,
+from oldphoto.models.translating import (
     Translated,
     TranslationNets,
+    TranslationPlan,
     fill_from_surroundings,
     fill_white,
     plan_translation,
@@ -34,6 +31,8 @@ from oldphoto.stages.translation import (
     translate_photo,
     translate_whole,
 )
+from oldphoto.models.vae import Vae, VaeConfig
+from oldphoto.options import read_size
 
 CPU = torch.device("cpu")
 AMPLE = 64 << 30
@@ -73,7 +72,7 @@ def levels_apart(one: Pixels, other: Pixels) -> float:
 def test_any_size_comes_out_as_it_went_in(
     size: tuple[int, int], norm: str, context: str, most_whole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(translation, "MOST_WHOLE", most_whole)
+    monkeypatch.setattr(translating, "MOST_WHOLE", most_whole)
     mask = np.zeros(size, np.bool_)
     mask[: size[0] // 2 + 1, : size[1] // 2 + 1] = True
     for damage in (None, mask):
@@ -85,7 +84,7 @@ def test_any_size_comes_out_as_it_went_in(
 def test_tiles_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, trio = photo(300, 250), nets()
     whole = translated(pixels, None, trio).pixels
-    monkeypatch.setattr(translation, "TILE", 2 * trio.reach + 20)
+    monkeypatch.setattr(translating, "TILE", 2 * trio.reach + 20)
     tiled = translated(pixels, None, trio)
     assert tiled.plan.way == "tiles"
     assert levels_apart(tiled.pixels, whole) < 0.02
@@ -96,7 +95,7 @@ def test_bands_equal_the_whole(trusted: bool, monkeypatch: pytest.MonkeyPatch) -
     trio, x = nets(), torch.rand(1, 3, 92, 40) * 2.0 - 1.0
     mask = torch.zeros(1, 1, 92, 40)
     mask[..., 20:60, 10:14] = 1.0
-    monkeypatch.setattr(translation, "BAND", 4)
+    monkeypatch.setattr(translating, "BAND", 4)
     with torch.inference_mode():
         for damage in (None, mask):
             whole = translate_whole(x, damage, trio, trusted)
@@ -108,7 +107,7 @@ def test_bands_equal_the_whole(trusted: bool, monkeypatch: pytest.MonkeyPatch) -
 
 def test_parts_cover_a_side_and_are_no_larger_than_a_tile() -> None:
     for length in range(16, 400, 4):
-        parts = list(translation._tiles(length, 96, 20))
+        parts = list(translating._tiles(length, 96, 20))
         assert [part[0] for part in parts] + [length] == [0] + [part[1] for part in parts]
         sizes = [min(length, bottom + 20) - max(0, top - 20) for top, bottom in parts]
         assert max(sizes) <= 96
@@ -120,7 +119,7 @@ def test_too_small_a_halo_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: with no halo the tiles differ."""
     pixels, trio = photo(200, 132), nets()
     whole = translated(pixels, None, trio).pixels
-    monkeypatch.setattr(translation, "TILE", 48)
+    monkeypatch.setattr(translating, "TILE", 48)
     monkeypatch.setattr(trio.old_vae.encoder, "reach", 0)
     monkeypatch.setattr(trio.clean_vae.decoder, "reach", 0)
     monkeypatch.setattr(TranslationNets, "middle", [(part, 0) for part, _ in trio.middle])
@@ -159,7 +158,7 @@ def test_strips_equal_one_piece_at_odd_sizes(context: str, monkeypatch: pytest.M
         mask[9:50, 3:44] = True
         whole = translated(pixels, mask, trio)
         with monkeypatch.context() as patch:
-            patch.setattr(translation, "MOST_WHOLE", 0)
+            patch.setattr(translating, "MOST_WHOLE", 0)
             strips = translated(pixels, mask, trio)
         assert (whole.plan.way, strips.plan.way) == ("whole", "strips")
         assert levels_apart(whole.pixels, strips.pixels) < 0.05
@@ -168,7 +167,7 @@ def test_strips_equal_one_piece_at_odd_sizes(context: str, monkeypatch: pytest.M
 def test_less_memory_means_strips_then_files_then_an_error_that_says_what_would_do() -> None:
     trio = nets("instance", "none")
 
-    def plan(limit: int) -> Plan:
+    def plan(limit: int) -> TranslationPlan:
         return plan_translation((12_000, 9_000), 8, False, trio, CPU, limit)
 
     ample = plan(64 << 30)
@@ -213,7 +212,7 @@ def test_running_out_of_memory_goes_on_in_smaller_parts(monkeypatch: pytest.Monk
             return as_ever(x, *rest)
 
         for way in (translate_whole, translate_in_bands):
-            monkeypatch.setattr(translation, way.__name__, partial(limited, way))
+            monkeypatch.setattr(translating, way.__name__, partial(limited, way))
 
     pixels = photo(640, 540)
     for trio, most, told in ((nets("instance", "none"), 0, "strip by strip"), (nets(), 300_000, "tiles of 540 pixels")):

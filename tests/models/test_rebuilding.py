@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from oldphoto.models import rebuilding
+from oldphoto.models.rebuilding import rebuilt
+from oldphoto.models.resampling import Axis, resampled
 from oldphoto.models.rrdb import RRDBConfig, RRDBNet
 from oldphoto.models.srvgg import SRVGGConfig, SRVGGNetCompact
 from oldphoto.models.tensors import Pixels
-from oldphoto.stages import rebuilding
-from oldphoto.stages.rebuilding import rebuilt
-from oldphoto.stages.resampling import Axis, resampled
 
 CPU = torch.device("cpu")
 
