@@ -19,7 +19,7 @@ from oldphoto.models.loaded import Models
 from oldphoto.models.translating import translate_photo
 from oldphoto.options import Options
 from oldphoto.stages.faces import detect_faces
-from oldphoto.stages.scratches import found_scratches
+from oldphoto.stages.scratches import found_damage
 from oldphoto.stages.stage import Case
 from oldphoto.stages.translation import translation_nets
 
@@ -85,7 +85,7 @@ def photo(megapixels: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
 
 def _scratches(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models, options: Options) -> None:
     with models.inference():
-        found_scratches(pixels, models, options.scratch_threshold)
+        found_damage(pixels, models, options.scratch_threshold)
 
 
 def _plain(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models, options: Options) -> str:

@@ -1332,27 +1332,67 @@ def train(
 
 @app.command()
 def evaluate(
-    photos: Annotated[list[Path], typer.Argument(help="Folders of clean photos that no weights were trained on.")],
-    damage: Annotated[Path, typer.Option(help="Folder of damage overlays, a sub-folder for each kind.")],
-    tuning: Annotated[Path, typer.Option(help="Folder of other clean photos, to tune the classical tools on.")],
+    photos: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of clean photos that no weights were trained on; with --labels the one folder that the paths "
+            "of the labels' index start from."
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Folder of damage labelled by hand on real photos: scores masks and repairs by it."),
+    ] = None,
+    damage: Annotated[Path | None, typer.Option(help="Folder of damage overlays, a sub-folder for each kind.")] = None,
+    tuning: Annotated[
+        Path | None, typer.Option(help="Folder of other clean photos, to tune the classical tools on.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="With --labels: photos whose paths begin so, and no others; repeatable.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="With --labels: the probability from which the detector is believed.")
+    ] = None,
     model: Annotated[Model, typer.Option(help="Which weight set.")] = Model.COMPACT,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="No more than this many photos.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a weight set on degraded photos, beside the degraded input and the best classical tools."""
+    """Score a weight set: on real photos with damage labelled by hand (--labels), or on photos that are degraded here,
+    beside the degraded input and the best classical tools (--damage and --tuning)."""
     from oldphoto import weights
     from oldphoto.models.loaded import Models
     from oldphoto.stages import nets_for_all
-    from oldphoto.training.evaluate import PLAIN, SCRATCHED
+    from oldphoto.training.evaluate import PLAIN, SCRATCHED, judge_labels
     from oldphoto.training.evaluate import evaluate as run
 
+    if labels is not None and (damage or tuning):
+        raise UsageError("--labels is for real damage, --damage and --tuning for drawn", "give one or the others")
+    if labels is None and not (damage and tuning):
+        raise UsageError("there is nothing to score by", "give --labels, or --damage and --tuning")
+    if labels is None and (only or threshold is not None):
+        raise UsageError("--only and --threshold choose among labelled photos and masks", "give --labels, too")
+    if labels is not None and len(photos) != 1:
+        raise UsageError("the paths of labels start from one folder", "give one")
     console = stderr()
     weight_set = weights.resolve(
         model.value, lambda name: nets_for_all(name, [PLAIN, SCRATCHED], large=[False], masks=[False, True])
     )
     models = Models.load(weight_set, device)
-    facts = run(models, photos, damage, tuning, limit=limit, report=lambda line: console.print(Text(line)))
+
+    def report(line: str) -> None:
+        console.print(Text(line))
+
+    if labels is not None:
+        judged = judge_labels(models, labels, photos[0], tuple(only or ("",)), threshold, limit, report)
+        if as_json:
+            print_json(judged)
+        else:
+            typer.echo("\n".join(label_lines(judged)))
+        return
+    assert damage is not None
+    assert tuning is not None
+    facts = run(models, photos, damage, tuning, limit=limit, report=report)
     if as_json:
         print_json(facts)
         return
@@ -1364,6 +1404,24 @@ def evaluate(
         for method, score in rows.items():
             figures = f"PSNR {score['psnr']:6.2f} dB  SSIM {score['ssim']:.4f}  GMSD {score['gmsd']:.4f}"
             typer.echo(f"  {method:26} {figures}  lowest PSNR {score['lowest']:.2f} dB")
+
+
+def label_lines(judged: Mapping[str, Any]) -> list[str]:
+    """What `evaluate --labels` says of a weight set, a line for each kind of damage and for all."""
+
+    def shown_share(value: float | None) -> str:
+        return "    -" if value is None else f"{value:5.2f}"
+
+    lines = [
+        f"{name:18} {kind['pieces']:5} pieces, found {shown_share(kind['found'])}, left {shown_share(kind['left'])}"
+        for name, kind in judged["kinds"].items()
+    ]
+    total = judged["total"]
+    figures = ("recall", "precision", "pieces", "kinds", "left")
+    lines.append(", ".join(f"{name} {shown_share(total[name]).strip()}" for name in figures))
+    if total["false"] is not None:
+        lines.append(f"{total['false']:.3%} of the photos without damage taken for it")
+    return lines
 
 
 @app.command()

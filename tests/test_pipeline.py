@@ -31,12 +31,11 @@ from oldphoto.options import Options
 from oldphoto.pipeline import case_of, grey_again, plan, restore
 from oldphoto.restorer import Restorer
 from oldphoto.runs import batch, planning
-from oldphoto.stages import needed_nets
+from oldphoto.stages import needed_nets, scratches
 from oldphoto.stages.blending import blend
 from oldphoto.stages.faces import detect_faces
 from oldphoto.stages.faces.stage import Faces
-from oldphoto.stages.scratches import detector_size, dilated, found_scratches, grey_tensor
-from oldphoto.weights.sets import COMPACT, SETS
+from oldphoto.stages.scratches import damage_probability, dilated, found_damage, grey_size, grey_tensor
 from tests.pictures import adobe_rgb, press_profile, prophoto_rgb, saved, tiff
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -238,9 +237,9 @@ def test_restorer_takes_pillow_and_arrays(couple: Photo) -> None:
 
 def test_masks_do_not_depend_on_the_precision(models: Models, small: Photo) -> None:
     half = Models(models.weight_set, "cpu", "bf16")
-    found = [found_scratches(small.pixels, one, None) for one in (models, half)]
+    found = [found_damage(small.pixels, one, None) for one in (models, half)]
     with half.inference():
-        found.append(found_scratches(small.pixels, half, None))
+        found.append(found_damage(small.pixels, half, None))
     assert found[0].any()
     assert all(np.array_equal(found[0], mask) for mask in found[1:])
 
@@ -477,13 +476,32 @@ def test_compact_needs_no_network(tmp_path: Path, small: Photo) -> None:
 
 
 def test_detection_sizes_are_bounded() -> None:
-    for one in SETS.values():
-        for size in ((10, 1000), (1, 1), (9000, 9000), (300, 300)):
-            h, w = detector_size(one.detector, *size)
-            assert h % 16 == w % 16 == 0
-            assert min(h, w) >= 32
-            assert h * w <= 5_000_000
-    assert detector_size(COMPACT.detector, 304, 304) == (304, 304)
+    for size in ((10, 1000), (1, 1), (9000, 9000), (300, 300)):
+        h, w = grey_size(*size, 256)
+        assert h % 16 == w % 16 == 0
+        assert min(h, w) >= 32
+        assert h * w <= 5_000_000
+    assert grey_size(304, 304, 256) == (256, 256)
+
+
+def test_damage_is_looked_for_tile_by_tile_and_in_halves(
+    models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles make no difference; of a copy that is larger than may be looked at, its half is looked at."""
+    pixels = couple.pixels[:420, :410]
+    monkeypatch.setattr(scratches, "LEAST_SHORT_SIDE", 1000)
+    whole = damage_probability(pixels, models)
+    monkeypatch.setattr(scratches, "TILE", 192)
+    assert np.abs(damage_probability(pixels, models) - whole).max() < 0.02
+    deep = damage_probability(pixels.astype(np.uint16) * 257, models)
+    assert np.abs(deep - whole).max() < 0.02
+    monkeypatch.setattr(scratches, "LEAST_SHORT_SIDE", 200)
+    both = damage_probability(pixels, models)
+    assert (both >= whole - 0.02).all()
+    monkeypatch.setattr(scratches, "MOST_LOOKED_AT", 410 * 420 // 2)
+    half = damage_probability(pixels, models)
+    assert half.shape == whole.shape
+    assert np.abs(np.maximum(half, whole) - both).max() < 0.02
 
 
 def test_grey_is_pillows(couple: Photo) -> None:

@@ -59,7 +59,7 @@ def test_without_options_there_is_every_network_of_the_set(name: SetName, monkey
         (Options(faces=False), "tone"),
         (Options(faces=False, tone_strength=0.0), "restraint"),
         (Options(tone_strength=0.0, strength=1.0), "face_generator"),
-        (Options(with_scratch=True, faces=False), "scratch_unet"),
+        (Options(with_scratch=True, faces=False), "damage_net"),
     ],
 )
 def test_models_without_a_network_say_which(options: Options, missing: str, models: Models) -> None:

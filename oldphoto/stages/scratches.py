@@ -1,16 +1,20 @@
-"""Where a photo is scratched: the U-Net on a copy of a fitting size, thresholded."""
+"""Where a photo is damaged: what a network says of it, thresholded.
+
+The published detector looks at a small grey copy. The compact set's looks at the photo itself, and at smaller copies,
+tile by tile, so that memory is bounded whatever the size.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
 
-from oldphoto.arrays import Mask, Pixels
+from oldphoto.arrays import Floats, Mask, Pixels
 from oldphoto.files.colour import bands, luminance
 from oldphoto.stages.stage import Case, Clock, Plain, State
-from oldphoto.weights.sets import DetectorSettings, Role
+from oldphoto.weights.sets import Role
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +22,15 @@ if TYPE_CHECKING:
 
     from oldphoto.models.loaded import Models
 
-MULTIPLE = 16  # of pixels, what the network halves four times
+# Of the compact set's detector: pixels that it halves five times; the side of a tile and what is seen around it; the
+# short side that a copy must have to be looked at, and the pixels of the largest one: finer scratches than those of a
+# scan of 12 megapixels are seen in a copy, too.
+CELL = 32
+TILE, AROUND = 1024, 128
+LEAST_SHORT_SIDE = 320
+MOST_LOOKED_AT = 12_600_000
+# Of the published one: pixels that it halves four times.
+MULTIPLE = 16
 LEAST_SIDE = 2 * MULTIPLE
 # A sliver of 1000 x 10 pixels scaled to a short side of 256 would be 25,600 long.
 MOST_PIXELS = 4_000_000
@@ -32,7 +44,7 @@ class Scratches(Plain):
 
     def roles(self, case: Case) -> tuple[Role, ...]:
         """See Stage."""
-        return ("scratch_unet",) if case.options.with_scratch and not case.has_mask else ()
+        return ("detector",) if case.options.with_scratch and not case.has_mask else ()
 
     def run(self, state: State, case: Case, models: Models) -> None:
         """See Stage."""
@@ -41,7 +53,7 @@ class Scratches(Plain):
             state.mask = dilated(state.mask, options.mask_dilation or 0)
         elif options.with_scratch:
             grown = case.models.detector.large_dilation if case.large else 0
-            found = found_scratches(state.seen, models, options.scratch_threshold)
+            found = found_damage(state.seen, models, options.scratch_threshold)
             state.mask = dilated(found, grown if options.mask_dilation is None else options.mask_dilation)
 
     def generated(self, state: State) -> bool:
@@ -49,45 +61,99 @@ class Scratches(Plain):
         return state.mask is not None and bool(state.mask.any())
 
 
-def found_scratches(pixels: Pixels, models: Models, threshold: float | None) -> Mask:
-    """(H, W, 3) pixels -> (H, W) bool, by the set's detector. In full precision whatever the others have: a mask is a
-    matter of yes or no, and what is rounded across the threshold would be a hole or none."""
+def found_damage(pixels: Pixels, models: Models, threshold: float | None) -> Mask:
+    """(H, W, 3) pixels -> (H, W) bool, True = damaged: by the set's detector, which says so with a probability of at
+    least `threshold`; None takes the set's own."""
+    return damage_probability(pixels, models) >= (models.set.detector.threshold if threshold is None else threshold)
+
+
+def damage_probability(pixels: Pixels, models: Models) -> Floats:
+    """(H, W, 3) uint8 or uint16 sRGB -> (H, W) float32 in [0, 1]. In full precision whatever the others have: a mask is
+    a matter of yes or no, and what is rounded across the threshold would be a hole or none."""
     import torch
 
-    with torch.autocast(models.device.type, enabled=False):
-        return find_scratches(pixels, models.net("scratch_unet"), models.set.detector, threshold, models.device)
+    net, short_side = models.net("detector"), models.set.detector.short_side
+    with torch.inference_mode(), torch.autocast(models.device.type, enabled=False):
+        if short_side is None:
+            return probability_in_sizes(pixels, net, models.device)
+        return probability_in_grey(pixels, net, short_side, models.device)
 
 
-def detector_size(settings: DetectorSettings, height: int, width: int) -> tuple[int, int]:
-    """(height, width) in which a detector looks at a photo: multiples of 16, at least 32 a side."""
-    scale = settings.short_side / min(height, width)
-    if not settings.enlarges:
-        scale = min(scale, 1.0)
-    scale = min(scale, (MOST_PIXELS / (height * width)) ** 0.5)
+def probability_in_sizes(pixels: Pixels, net: nn.Module, device: torch.device) -> Floats:
+    """The highest probability of damage that the network gives at the photo's own size and at halves of it: a broad
+    tear, seen small, is as wide as a scratch. See damage_probability."""
+    height, width = pixels.shape[:2]
+    seen = pixels
+    while seen.shape[0] * seen.shape[1] > MOST_LOOKED_AT:
+        seen = _halved(seen)
+    most: Floats = np.zeros((height, width), np.float32)
+    while True:
+        share = _tile_by_tile(seen, net, device)
+        if share.shape != most.shape:
+            share = np.asarray(cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+        np.maximum(most, share, out=most)
+        if min(seen.shape[:2]) < 2 * LEAST_SHORT_SIDE:
+            return most
+        seen = _halved(seen)
+
+
+def _tile_by_tile(pixels: Pixels, net: nn.Module, device: torch.device) -> Floats:
+    """(H, W, 3) -> (H, W), at this size. Tiles begin where the network's coarsest cells do, and see AROUND pixels more
+    on each side, so that the answer is that of one piece but for next to nothing."""
+    import torch
+    import torch.nn.functional as F
+
+    height, width = pixels.shape[:2]
+    share: Floats = np.empty((height, width), np.float32)
+    middle = np.float32(np.iinfo(pixels.dtype).max / 2.0)
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            above, before = min(top, AROUND), min(left, AROUND)
+            part = pixels[top - above : top + TILE + AROUND, left - before : left + TILE + AROUND]
+            h, w = part.shape[:2]
+            levels = part.transpose(2, 0, 1).astype(np.float32) / middle - np.float32(1.0)
+            x = torch.from_numpy(levels)[None].to(device)
+            x = F.pad(x, (0, -w % CELL, 0, -h % CELL), mode="replicate")
+            made = torch.sigmoid(net(x.contiguous(memory_format=torch.channels_last)).float())[0, 0, :h, :w]
+            there = share[top : top + TILE, left : left + TILE]
+            there[:] = made[above:, before:][: there.shape[0], : there.shape[1]].cpu().numpy()
+    return share
+
+
+def _halved(pixels: Pixels) -> Pixels:
+    size = (max(1, pixels.shape[1] // 2), max(1, pixels.shape[0] // 2))
+    return cast("Pixels", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def probability_in_grey(pixels: Pixels, unet: nn.Module, short_side: int, device: torch.device) -> Floats:
+    """What the published detector says of a grey copy whose short side has so many pixels, enlarged by nearest. See
+    damage_probability."""
+    import torch
+
+    # In one expression, so that no name holds the whole grey photo while the network runs.
+    seen = resized_for(grey_tensor(pixels), short_side).to(device)
+    return enlarged(torch.sigmoid(unet(seen).float().cpu()), (pixels.shape[0], pixels.shape[1]))
+
+
+def enlarged(share: Tensor, size: tuple[int, int]) -> Floats:
+    """(1, 1, h, w) -> (H, W) of `size`, by nearest, as published."""
+    import torch.nn.functional as F
+
+    full: Floats = F.interpolate(share, size=size, mode="nearest")[0, 0].numpy()
+    return full
+
+
+def grey_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) of the grey copy: multiples of 16, at least 32 a side."""
+    scale = min(short_side / min(height, width), (MOST_PIXELS / (height * width)) ** 0.5)
     h, w = (max(LEAST_SIDE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (height, width))
     return h, w
-
-
-def find_scratches(
-    pixels: Pixels, unet: nn.Module, settings: DetectorSettings, threshold: float | None, device: torch.device
-) -> Mask:
-    """pixels: (H, W, 3) uint8 or uint16 RGB -> (H, W) bool, True = scratched: probability at least `threshold`.
-
-    threshold: None takes the settings' own.
-    """
-    import torch
-
-    threshold = settings.threshold if threshold is None else threshold
-    # In one expression, so that no name holds the whole grey photo while the network runs.
-    seen = resized_for(grey_tensor(pixels), settings).to(device)
-    probability = torch.sigmoid(unet(seen).float().cpu())
-    return scratch_mask(probability, (pixels.shape[0], pixels.shape[1]), threshold, smooth=settings.antialias)
 
 
 def grey_tensor(pixels: Pixels) -> Tensor:
     """(H, W, 3) uint8 or uint16 -> luminance (1, 1, H, W) float32 in [-1, 1], rounded to whole levels as 8-bit grey is.
 
-    ITU-R 601 weights in 16-bit fixed point, as Pillow's "L", which the detector was trained on.
+    ITU-R 601 weights in 16-bit fixed point, as Pillow's "L", which the published detector was trained on.
     """
     import torch
 
@@ -103,27 +169,14 @@ def grey_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(grey)[None, None]
 
 
-def resized_for(grey: Tensor, settings: DetectorSettings) -> Tensor:
-    """(1, 1, H, W) -> the size of `detector_size`, bilinear."""
+def resized_for(grey: Tensor, short_side: int) -> Tensor:
+    """(1, 1, H, W) -> the size of `grey_size`, bilinear without a low-pass, as published."""
     import torch.nn.functional as F
 
-    size = detector_size(settings, grey.shape[2], grey.shape[3])
+    size = grey_size(grey.shape[2], grey.shape[3], short_side)
     if size == tuple(grey.shape[2:]):
         return grey
-    return F.interpolate(grey, size=size, mode="bilinear", align_corners=False, antialias=settings.antialias)
-
-
-def scratch_mask(probability: Tensor, size: tuple[int, int], threshold: float, *, smooth: bool) -> Mask:
-    """Probability map (1, 1, h, w) -> (H, W) bool of `size`, enlarged smoothly or by nearest, as published."""
-    import torch.nn.functional as F
-
-    full = (
-        F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
-        if smooth
-        else F.interpolate(probability, size=size, mode="nearest")
-    )
-    mask: Mask = (full[0, 0] >= threshold).numpy()
-    return mask
+    return F.interpolate(grey, size=size, mode="bilinear", align_corners=False)
 
 
 def dilated(mask: Mask, pixels: int) -> Mask:

@@ -22,7 +22,6 @@ from oldphoto.models.face_finder import FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNetConfig
 from oldphoto.models.loading import Config, build, load_compact
 from oldphoto.models.mapping import MappingConfig
-from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.srvgg import SRVGGConfig
 from oldphoto.models.vae import Refine, VaeConfig
@@ -35,7 +34,6 @@ from oldphoto.training.grain import grain_of
 from oldphoto.training.lettering import lettering_of
 
 COMPACT: dict[str, Config] = {
-    "scratch_unet": ScratchUnetConfig(width=16),
     "damage_net": DamageNetConfig(),
     "rebuilder": SRVGGConfig(48, 16, "bilinear"),
     "old_vae": VaeConfig(width=32, blocks=2, norm="none", mask_input=True),

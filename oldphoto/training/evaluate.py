@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -21,9 +20,10 @@ from oldphoto.files.image import Photo
 from oldphoto.models.loaded import Models
 from oldphoto.options import Options
 from oldphoto.pipeline import restore
-from oldphoto.stages.scratches import grey_tensor, resized_for
+from oldphoto.stages.scratches import damage_probability
 from oldphoto.training import degrade
 from oldphoto.training.data import image_files, overlays
+from oldphoto.training.labels import LabelScore, read_labels
 
 Pixels8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -261,6 +261,46 @@ def evaluate(
     }
 
 
+def judge_labels(
+    models: Models,
+    labels: Path,
+    photos: Path,
+    only: tuple[str, ...] = ("",),
+    threshold: float | None = None,
+    limit: int | None = None,
+    report: Callable[[str], None] = lambda _line: None,
+) -> dict[str, Any]:
+    """Look for damage on labelled real photos and repair it: how much is found, mistaken and left, as JSON.
+
+    photos: folder that the index' paths start from. only: beginnings of the paths that are wanted. threshold: see
+    Options. limit: no more than so many photos. Figures are those of LabelScore; None where nothing could be judged.
+    Raises NoInputError where no photo is wanted.
+    """
+    wanted = [one for one in read_labels(labels, photos) if one.path.startswith(only)][:limit]
+    if not wanted:
+        raise NoInputError(f"{labels}: none of its photos is wanted")
+    score, options = LabelScore(), replace(SCRATCHED, scratch_threshold=threshold)
+    for one in wanted:
+        report(one.path)
+        done = restore(Photo(one.pixels), models, options)
+        assert done.mask is not None  # it was looked for
+        score.add(one, done.mask, np.asarray(done.photo.pixels, np.uint8))
+    kinds = {
+        name: {"pieces": len(kind.found), "found": _rounded(np.mean(kind.found)), "left": _rounded(_mean(kind.left))}
+        for name, kind in sorted(score.kinds.items())
+    }
+    total = {name: _rounded(value) for name, value in score.figures().items()}
+    return {"photos": len(wanted), "kinds": kinds, "total": total}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _rounded(value: float | np.floating[Any]) -> float | None:
+    return None if np.isnan(value) else round(float(value), 5)
+
+
 def _spread(photos: Sequence[Pixels8], count: int | None) -> list[Pixels8]:
     """So many of the photos, evenly spaced; None: all of them."""
     if count is None or count >= len(photos):
@@ -275,14 +315,14 @@ def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]
     hit = miss = wrong = 0
     threshold = models.set.detector.threshold
     for pair in hurt:
-        p = probability(models, pair.old)
+        p = damage_probability(pair.old, models)
         inside.append(p[pair.mask])
         outside.append(p[~pair.mask])
         found = p >= threshold
         hit += int((found & pair.mask).sum())
         miss += int((~found & pair.mask).sum())
         wrong += int((found & ~pair.mask).sum())
-    false = [float((probability(models, photo) >= threshold).mean()) for photo in undamaged]
+    false = [float((damage_probability(photo, models) >= threshold).mean()) for photo in undamaged]
     recall, precision = hit / max(1, hit + miss), hit / max(1, hit + wrong)
     return {
         "auc": round(area_under_curve(np.concatenate(inside), np.concatenate(outside)), 4),
@@ -291,12 +331,3 @@ def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]
         "f1": round(2 * recall * precision / max(1e-9, recall + precision), 4),
         "false_share_on_undamaged": round(float(np.mean(false)), 5),
     }
-
-
-@torch.inference_mode()
-def probability(models: Models, pixels: Pixels8) -> NDArray[np.float32]:
-    """(H, W, 3) -> (H, W) float32, the detector's probability of "scratched" at the photo's own size."""
-    grey = resized_for(grey_tensor(pixels), models.set.detector).to(models.device)
-    found = torch.sigmoid(models.net("scratch_unet")(grey)).float().cpu()
-    full = torch.nn.functional.interpolate(found, size=pixels.shape[:2], mode="bilinear", align_corners=False)
-    return np.asarray(full[0, 0].numpy(), np.float32)

@@ -96,7 +96,7 @@ class Kind:
 
 
 @dataclass
-class Score:
+class LabelScore:
     """How masks, and restorations if there are any, do on labelled photos.
 
     recalls, precisions: of each damaged photo, by pixels. kinds: by name. false, sound: pixels of photos without damage

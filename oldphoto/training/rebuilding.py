@@ -36,7 +36,7 @@ SCALES = (1.5, 2.0, 2.5, 3.0, 4.0)  # pixels for each one of detail; one for all
 ERROR = 0.15  # by which the native scale is estimated too large or too small
 JUDGED = (16, 96)  # samples of a validation, and their side in pixels
 # Weights of the second stage's terms, against 1 of the distance to the teacher.
-TRUTH, ADVERSARY = 2.0, 0.02
+PERCEPTUAL, TRUTH, ADVERSARY = 0.06, 0.25, 0.005
 
 
 def aged(truth: Image, scale: float, rng: Generator) -> Image:
@@ -130,10 +130,10 @@ class RebuildStage(Stage):
             return {"teacher": flat, "edges": dx + dy}, {}
         back = F.interpolate(made[: len(truth)], size=truth.shape[-2:], mode="bicubic", antialias=True)
         mine = {
-            "teacher": 0.5 * flat,
-            "edges": 0.5 * (dx + dy),
-            "truth": 0.5 * (back - truth).abs().mean(),
-            "perceptual": TRUTH * self.features.distance(back, truth).mean(),
+            "teacher": flat,
+            "edges": dx + dy,
+            "truth": TRUTH * (back - truth).abs().mean(),
+            "perceptual": PERCEPTUAL * self.features.distance(back, truth).mean(),
         }
         judge = self.judges["picture"]
         mine["adversary"] = ADVERSARY * deceive(judge(2 * back - 1))

@@ -30,10 +30,6 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
             lambda f, _, r, d: LandmarkStage(portraits(f.faces, placed_points(f.landmarks)), r, d, _landmark_config()),
             Recipe(steps=1300, batch=256, size=96, rate=2e-3),
         ),
-        "scratch-unet": (
-            lambda f, _, r, d: ScratchStage(f, r, d, COMPACT["scratch_unet"]),
-            Recipe(steps=1422, batch=32, size=224, rate=1e-3),
-        ),
         "damage": (
             lambda f, _, r, d: DamageStage(f, r, d, _damage_config()),
             Recipe(steps=20_000, batch=16, size=256, rate=1e-3, smoothing=0.999),

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 SetName = Literal["published", "compact"]
 Role = Literal[
-    "scratch_unet",
+    "detector",
     "old_vae",
     "clean_vae",
     "clean_vae_damaged",
@@ -38,18 +38,16 @@ class Net(NamedTuple):
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """How a scratch detector looks at photos, and when it is believed.
+    """When a detector of damage is believed, and how it looks at photos.
 
-    short_side: pixels of the copy's short side. enlarges: smaller photos are scaled up to it. antialias: reduce with a
-    low-pass, and enlarge the result smoothly; the published detector does neither. threshold: the default, 0..1.
-    large_dilation: pixels by which the mask of a large photo grows on each side.
+    threshold: the default, 0..1. large_dilation: pixels by which the mask of a large photo grows on each side.
+    short_side: pixels of the short side of the grey copy that is looked at; None looks at the photo in colour, at its
+    own size and smaller.
     """
 
-    short_side: int
-    enlarges: bool
-    antialias: bool
     threshold: float
     large_dilation: int = 0
+    short_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ _SHARED: dict[Role, Net] = {
 PUBLISHED = ModelSet(
     "published",
     {
-        "scratch_unet": Net("scratch_unet", "published"),
+        "detector": Net("scratch_unet", "published"),
         "old_vae": Net("old_vae", "published"),
         "clean_vae": Net("clean_vae", "published"),
         "clean_vae_damaged": Net("clean_vae_scratch", "published"),
@@ -99,7 +97,7 @@ PUBLISHED = ModelSet(
         "landmarks": Net("landmarks_68", "published"),
         **_SHARED,
     },
-    DetectorSettings(short_side=256, enlarges=True, antialias=False, threshold=0.4, large_dilation=3),
+    DetectorSettings(threshold=0.4, large_dilation=3, short_side=256),
     face_sizes=(256, 512),
     undoes_fading=False,
     lighter="--model compact",
@@ -108,7 +106,7 @@ PUBLISHED = ModelSet(
 COMPACT = ModelSet(
     "compact",
     {
-        "scratch_unet": Net("scratch_unet", "compact"),
+        "detector": Net("damage_net", "compact"),
         "old_vae": Net("old_vae", "compact"),
         "clean_vae": Net("clean_vae", "compact"),
         "clean_vae_damaged": Net("clean_vae", "compact"),
@@ -124,7 +122,7 @@ COMPACT = ModelSet(
         "face_strength": Net("face_restraint", "compact"),
         **_SHARED,
     },
-    DetectorSettings(short_side=768, enlarges=False, antialias=True, threshold=0.6),
+    DetectorSettings(threshold=0.5),
     face_sizes=(256, 256),
     undoes_fading=True,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -799,3 +800,55 @@ def test_evaluate_has_the_networks_that_it_uses(tmp_path: Path, monkeypatch: pyt
     folder = str(tmp_path)
     done = oldphoto("evaluate", folder, "--damage", folder, "--tuning", folder)
     assert (done.exit_code, done.stdout.splitlines()[0].split(";")[0]) == (0, "1 photos"), done.output
+
+
+def test_evaluate_by_labels_of_real_damage(tmp_path: Path) -> None:
+    """A label of what the detector finds on an example, and a photo without any: what is told is what a mask says."""
+    example = tmp_path / "a.png"
+    with Image.open(EXAMPLE) as photo:
+        photo.convert("RGB").crop((0, 0, 320, 256)).save(example)
+    masks = tmp_path / "masks"
+    made = oldphoto("restore", example, "-o", tmp_path / "out", "--with-scratch", "--save-mask", masks, "--no-faces")
+    assert made.exit_code == 0, made.output
+    (saved,) = masks.rglob("*.png")
+    mask = np.asarray(Image.open(saved).convert("L")) > 127
+    assert mask.any()
+    photos, labels = tmp_path / "photos", tmp_path / "labels"
+    (photos / "old").mkdir(parents=True)
+    labels.mkdir()
+    shutil.copy(example, photos / "old" / "a.png")
+    pieces = mask.astype(np.uint16)
+    Image.fromarray((mask * np.uint8(255)).astype(np.uint8)).save(labels / "a.mask.png")
+    Image.fromarray(pieces).save(labels / "a.pieces.png")
+    (labels / "a.json").write_text(json.dumps({"pieces": [{"id": 1, "kind": "dust"}]}))
+    (labels / "index.csv").write_text("photo\nold/a.png\nnew/b.webp\n")
+    Image.new("RGB", (200, 180), (90, 90, 90)).save(photos / "b.webp", lossless=True)
+    (photos / "new").mkdir()
+    (photos / "b.webp").rename(photos / "new" / "b.webp")
+    done = oldphoto("evaluate", photos, "--labels", labels, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["photos"] == 2
+    assert told["kinds"]["dust"]["found"] == 1.0
+    assert told["total"]["recall"] == told["total"]["precision"] == 1.0
+    assert told["total"]["false"] == 0.0
+    assert told["kinds"]["dust"]["left"] < 0.9
+    for_people = oldphoto("evaluate", photos, "--labels", labels, "--only", "new")
+    assert "0.000% of the photos without damage" in for_people.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--labels", "x", "--damage", "y"],
+        ["--damage", "y"],
+        ["--damage", "y", "--tuning", "z", "--only", "old"],
+        ["b", "--labels", "x"],
+    ],
+)
+def test_evaluate_by_labels_or_by_drawn_damage(arguments: list[str]) -> None:
+    done = oldphoto("evaluate", "a", *arguments)
+    assert done.exit_code == 2, done.output
+    nowhere = oldphoto("evaluate", "a", "--labels", "nowhere")
+    assert nowhere.exit_code == 3
+    assert "index.csv" in nowhere.stderr

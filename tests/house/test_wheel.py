@@ -38,7 +38,7 @@ def test_its_lock_and_compact_weights_agree(wheel: zipfile.ZipFile) -> None:
     assert lock == (ROOT / "weights.lock").read_bytes()
     rows = [row for rows in tomllib.loads(lock.decode()).values() if isinstance(rows, list) for row in rows]
     compact = [row for row in rows if row["set"] == "compact"]
-    assert {row["net"] for row in compact} >= {"scratch_unet", "old_vae", "clean_vae", "mapping", "face_generator"}
+    assert {row["net"] for row in compact} >= {"damage_net", "old_vae", "clean_vae", "mapping", "face_generator"}
     for row in compact:
         data = wheel.read(f"oldphoto/{row['path'].removeprefix('oldphoto/')}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (row["bytes"], row["sha256"]), row["path"]

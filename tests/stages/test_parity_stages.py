@@ -24,11 +24,14 @@ from oldphoto.models.translating import TranslationNets, fill_white, translate_w
 from oldphoto.models.vae import Vae
 from oldphoto.stages.blending import REFERENCE, blend
 from oldphoto.stages.faces import Face, crop_matrix, cut_out, five_of_68
-from oldphoto.stages.scratches import MOST_PIXELS, detector_size, dilated, grey_tensor, resized_for, scratch_mask
+from oldphoto.stages.scratches import MOST_PIXELS, dilated, enlarged, grey_size, grey_tensor, resized_for
 from oldphoto.weights.sets import PUBLISHED
 from tests.published import Flavour, PublishedNets
 
 Pixels = NDArray[np.uint8]
+
+
+SHORT_SIDE = PUBLISHED.detector.short_side or 0
 
 
 def picture(path: Path) -> Pixels:
@@ -60,11 +63,11 @@ def test_detection(name: str, shared: Path) -> None:
     photo = resized(picture(stages / "inputs" / f"{name}.png"), 16, Image.Resampling.BICUBIC)
     grey = grey_tensor(photo)
     assert np.array_equal(np.rint((grey[0, 0].numpy() + 1) * 127.5).astype(np.uint8), golden["grey_uint8"])
-    looked_at = resized_for(grey, PUBLISHED.detector)
+    looked_at = resized_for(grey, SHORT_SIDE)
     every = 4 if looked_at.shape[2:] == grey.shape[2:] else 1
     assert np.abs(looked_at.numpy()[..., ::every, ::every] - golden["x_scaled"]).max() < 1e-5
     probability = torch.sigmoid(torch.from_numpy(golden["logits"]))
-    mask = scratch_mask(probability, (photo.shape[0], photo.shape[1]), 0.4, smooth=False)
+    mask = enlarged(probability, (photo.shape[0], photo.shape[1])) >= PUBLISHED.detector.threshold
     assert np.array_equal(mask, mask_of(stages / "detection" / f"{name}.mask.png"))
 
 
@@ -76,7 +79,7 @@ def test_detection_sizes(shared: Path) -> None:
         width, height = case["detection_full_size_wh"]
         golden = tuple(case["scale_tensor_hw_of_detection_full"])
         if golden[0] * golden[1] <= MOST_PIXELS:
-            assert detector_size(PUBLISHED.detector, height, width) == golden, case
+            assert grey_size(height, width, SHORT_SIDE) == golden, case
             checked += 1
     assert checked > 20
 
@@ -110,7 +113,7 @@ def test_a_photo_damaged_all_over_stays_so(shared: Path) -> None:
     """The reference turns an all-white mask black when it saves it: a fault that the product does not share."""
     black = mask_of(shared / "reference" / "stages" / "detection" / "all_ones_becomes.png")
     assert not black.any()
-    assert scratch_mask(torch.ones(1, 1, 4, 4), black.shape, 0.4, smooth=False).all()
+    assert (enlarged(torch.ones(1, 1, 4, 4), black.shape) >= PUBLISHED.detector.threshold).all()
 
 
 @pytest.mark.parametrize("name", ["boy", "pair"])
@@ -165,8 +168,8 @@ def test_whole_run_masks(flavour: Flavour, shared: Path, published: PublishedNet
     for path in sorted((run / "masks_input").glob("*.png")):
         photo = picture(path)
         with torch.inference_mode():
-            logits = unet(resized_for(grey_tensor(photo), PUBLISHED.detector))
-        mask = scratch_mask(torch.sigmoid(logits), (photo.shape[0], photo.shape[1]), 0.4, smooth=False)
+            logits = unet(resized_for(grey_tensor(photo), SHORT_SIDE))
+        mask = enlarged(torch.sigmoid(logits), (photo.shape[0], photo.shape[1])) >= PUBLISHED.detector.threshold
         assert float((mask != mask_of(run / "masks_mask" / path.name)).mean()) <= 0.001, path.name
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from oldphoto.errors import BadImageError, NoInputError
-from oldphoto.training.labels import Score, read_labels
+from oldphoto.training.labels import LabelScore, read_labels
 
 SOME = ("bopbl_003_d", "bopbl_004_b", "bopbl_011_f", "deoldify_114_GreatGrandparentsIrelandEarly1900s")
 
@@ -44,7 +44,7 @@ def test_what_is_found_what_is_not_and_what_is_false(tmp_path: Path) -> None:
     predicted[10:12, 5:60] = True  # 110 pixels of the crack
     predicted[20:22, 70:75] = True  # 10 false ones
     predicted[52:56] = True  # not judged
-    score = Score()
+    score = LabelScore()
     score.add(one, predicted)
     figures = score.figures()
     assert score.kinds["crack"].found == [True]
@@ -59,7 +59,7 @@ def test_left_is_1_untouched_and_0_where_damage_has_gone(tmp_path: Path) -> None
     (one,) = read_labels(tmp_path, tmp_path)
     half = np.where(one.pieces[0][1][..., None], np.uint8(130), one.pixels)
     for restored, crack, spot in ((one.pixels, 1.0, 1.0), (np.full_like(one.pixels, 40), 0.0, 0.0), (half, 0.5, 1.0)):
-        score = Score()
+        score = LabelScore()
         score.add(one, one.mask, restored)
         assert score.kinds["crack"].left == [pytest.approx(crack, abs=0.01)]
         assert score.kinds["spot"].left == [pytest.approx(spot, abs=0.01)]
@@ -87,7 +87,7 @@ def test_figures_are_those_of_the_labellers_script(tmp_path: Path, shared: Path)
     for file in (shared / "labels").iterdir():
         if file.name.split(".")[0] in SOME:
             (labels / file.name).symlink_to(file)
-    score, restored = Score(), tmp_path / "restored"
+    score, restored = LabelScore(), tmp_path / "restored"
     restored.mkdir()
     for one in read_labels(labels, shared / "data"):
         grey = cv2.cvtColor(one.pixels, cv2.COLOR_RGB2GRAY)

@@ -22,7 +22,6 @@ from oldphoto.models.damage_net import DamageNetConfig
 from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
 from oldphoto.models.loading import PUBLISHED, load_compact
 from oldphoto.models.mapping import MappingConfig
-from oldphoto.models.scratch_unet import ScratchUnetConfig
 from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.vae import VaeConfig
 from oldphoto.stages.faces import Face
@@ -316,7 +315,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "old_vae": old,
         "clean_vae": replace(old, mask_input=False, refine=4),
         "mapping": mapping,
-        "scratch_unet": ScratchUnetConfig(width=2),
         "damage_net": DamageNetConfig((2, 3, 4, 5, 6)),
         "face_generator": FaceGeneratorConfig(width=1, steering=2, residual=True),
         "face_finder": FaceFinderConfig((2, 3, 4), depth=1),
@@ -370,14 +368,12 @@ def test_all_stages_train_in_order_and_their_weights_load(
 def test_a_stage_ends_when_its_time_is_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "DAMAGE_MAPS", 8)  # instead of one for each of 2,000 steps
     rows: list[dict[str, float | int | str]] = []
-    (file,) = train(
-        "scratch-unet", data, tmp_path, steps=2000, batch=1, size=64, seed=3, minutes=0.005, report=rows.append
-    )
+    (file,) = train("damage", data, tmp_path, steps=2000, batch=1, size=64, seed=3, minutes=0.005, report=rows.append)
     assert int(rows[-1]["step"]) < 2000
     assert float(rows[-1]["seconds"]) >= 0.3
     assert file.is_file()
     count = len(rows)
-    train("scratch-unet", data, tmp_path, steps=2000, batch=1, size=64, seed=3, minutes=0.005, report=rows.append)
+    train("damage", data, tmp_path, steps=2000, batch=1, size=64, seed=3, minutes=0.005, report=rows.append)
     assert len(rows) == count  # nothing was left to do
 
 
@@ -495,10 +491,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("tiny")
 def test_a_checkpoint_of_another_width_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("scratch-unet", data, tmp_path / "out", steps=1, batch=2, size=64)
-    monkeypatch.setitem(base.COMPACT, "scratch_unet", ScratchUnetConfig(width=3))
+    train("damage", data, tmp_path / "out", steps=1, batch=2, size=64)
+    monkeypatch.setitem(base.COMPACT, "damage_net", DamageNetConfig((3, 3, 4, 5, 6)))
     with pytest.raises(WeightsCorruptError, match="checkpoint"):
-        train("scratch-unet", data, tmp_path / "out", steps=2, batch=2, size=64)
+        train("damage", data, tmp_path / "out", steps=2, batch=2, size=64)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +517,7 @@ def test_train_command(data: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     arguments = [
         "train",
-        "scratch-unet",
+        "damage",
         "--data",
         str(data),
         "-o",
@@ -535,7 +531,7 @@ def test_train_command(data: Path, tmp_path: Path) -> None:
     ]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip().endswith("scratch_unet.safetensors")
+    assert result.stdout.strip().endswith("damage_net.safetensors")
     assert CliRunner().invoke(cli.app, ["train", "nonsense", "--data", str(data), "-o", out]).exit_code == 2
 
 
@@ -565,21 +561,21 @@ def test_degrade_command(data: Path, tmp_path: Path) -> None:
 
 def test_a_stage_goes_on_from_weights_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate of nothing the weights stay those it started from; from nothing they are others."""
-    monkeypatch.setitem(base.COMPACT, "scratch_unet", ScratchUnetConfig(width=2))
+    monkeypatch.setitem(base.COMPACT, "damage_net", DamageNetConfig((2, 3, 4, 5, 6)))
     monkeypatch.setattr(repair.ScratchStage, "validate", lambda stage, nets: {})
     few: dict[str, Any] = {"steps": 1, "batch": 1, "size": 64}
-    (first,) = train("scratch-unet", data, tmp_path / "first", **few)
-    (same,) = train("scratch-unet", data, tmp_path / "same", start=tmp_path / "first", rate=0.0, seed=5, **few)
-    (other,) = train("scratch-unet", data, tmp_path / "other", rate=0.0, seed=5, **few)
+    (first,) = train("damage", data, tmp_path / "first", **few)
+    (same,) = train("damage", data, tmp_path / "same", start=tmp_path / "first", rate=0.0, seed=5, **few)
+    (other,) = train("damage", data, tmp_path / "other", rate=0.0, seed=5, **few)
     key = "last.weight"
     wanted = load_compact(first).state_dict()[key]
     assert torch.allclose(load_compact(same).state_dict()[key], wanted, atol=1e-3)
     assert not torch.allclose(load_compact(other).state_dict()[key], wanted, atol=1e-3)
-    with pytest.raises(WeightsCorruptError, match="none/scratch_unet"):
-        train("scratch-unet", data, tmp_path / "new", start=tmp_path / "none", **few)
-    monkeypatch.setitem(base.COMPACT, "scratch_unet", ScratchUnetConfig(width=4))
+    with pytest.raises(WeightsCorruptError, match="none/damage_net"):
+        train("damage", data, tmp_path / "new", start=tmp_path / "none", **few)
+    monkeypatch.setitem(base.COMPACT, "damage_net", DamageNetConfig((4, 3, 4, 5, 6)))
     with pytest.raises(WeightsCorruptError, match=r"first\.weight is"):
-        train("scratch-unet", data, tmp_path / "new", start=tmp_path / "first", **few)
+        train("damage", data, tmp_path / "new", start=tmp_path / "first", **few)
 
 
 def test_all_stages_cannot_go_on_from_one_folder(data: Path, tmp_path: Path) -> None:

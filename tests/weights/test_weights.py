@@ -222,11 +222,11 @@ def test_compact_nets(large: bool) -> None:
     faces = ("face_generator", "landmarks_5")
     assert needed_nets("compact", Options(), large) == (*plain, *faces, "face_restraint", "face_finder")
     assert needed_nets("compact", Options(face_strength=0.5), large) == (*plain, *faces, "face_finder")
-    assert needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("scratch_unet", *plain)
+    assert needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("damage_net", *plain)
     assert needed_nets("compact", Options(with_scratch=True, faces=False), large, has_mask=True) == plain
     assert needed_nets("compact", Options(faces=False, strength=0.5, tone_strength=0.0), large) == plain[:3]
     only = Options(with_scratch=True, only_damaged=True)
-    assert needed_nets("compact", only, large) == ("scratch_unet", *plain[:3])
+    assert needed_nets("compact", only, large) == ("damage_net", *plain[:3])
 
 
 def test_tone_goes_with_either_set_where_it_is_asked_for() -> None:
