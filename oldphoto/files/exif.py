@@ -39,7 +39,7 @@ _EXIF_POINTER, _GPS_POINTER, _INTEROPERABILITY_POINTER = 0x8769, 0x8825, 0xA005
 MAKER_NOTE = 0x927C
 
 # What the main directory says about the photograph, not about how its pixels are stored.
-_DESCRIBING = (
+DESCRIBING = (
     *(269, 270, 271, 272, 274),  # DocumentName, ImageDescription, Make, Model, Orientation
     *(282, 283, 285, 296, 297),  # XResolution, YResolution, PageName, ResolutionUnit, PageNumber
     *(305, 306, 315, 316),  # Software, DateTime, Artist, HostComputer
@@ -185,7 +185,7 @@ class Tiff:
 
     def describing_tags(self, main: dict[int, Entry]) -> Tags:
         """All that a main directory says of the photograph, with the EXIF, GPS and interoperability directories."""
-        found = self.tags(main, _DESCRIBING)
+        found = self.tags(main, DESCRIBING)
         exif_directory = self.child(main, _EXIF_POINTER)
         exif, gps = self.tags(exif_directory), self.tags(self.child(main, _GPS_POINTER))
         if interoperability := self.tags(self.child(exif_directory, _INTEROPERABILITY_POINTER)):

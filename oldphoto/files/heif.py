@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from io import BytesIO
 from typing import Any, BinaryIO, cast
 
@@ -88,10 +89,12 @@ def read_heic(data: bytes, limits: Limits) -> Photo:
     samples = cast("NDArray[np.uint8] | NDArray[np.uint16]", np.asarray(image))
     colours = samples if samples.ndim == 2 else samples[..., :3]
     alpha = samples[..., 3] if samples.ndim == 3 and samples.shape[2] == 4 else None
+    more = len(file) - 1
+    notes = [f"{more} further pictures in it are left out"] if more else []
     # The decoder has turned the picture already, whatever its EXIF block and XMP packet still say.
-    return _photo(
-        "HEIC", image.mode, colours, alpha, bytes_or_none(image.info.get("icc_profile")), image.info, turn=False
-    )
+    icc = bytes_or_none(image.info.get("icc_profile"))
+    photo = _photo("HEIC", image.mode, colours, alpha, icc, image.info, turn=False)
+    return replace(photo, warnings=tuple(notes))
 
 
 def _photo(

@@ -63,6 +63,8 @@ __all__ = [
 
 # A 10 x 8 inch original scanned at 2400 dpi has 461 million pixels.
 DEFAULT_MAX_PIXELS = 500_000_000
+# The pages of a file may have as many pixels together as so many photos.
+_PAGES_AT_MOST = 20
 
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".jpg": "JPEG",
@@ -157,6 +159,10 @@ def read_pages(
         tiff = Tiff(data)
         pages = find_pages(tiff)
         count = len(pages.offsets)
+        most = None if max_pixels is None else _PAGES_AT_MOST * max_pixels
+        if most is not None and count > 1 and pages.pixels > most:
+            text = f"has {count} pages of {pages.pixels / 1e6:,.0f} million pixels together"
+            raise BadImageError(f"{text}; the limit is {most / 1e6:,.0f} million", "split it, or raise --max-pixels")
     for page in range(count) if only is None else [min(only, count - 1)]:
         with quiet(), as_bad_image(name if count == 1 else f"{name}, page {page + 1},"):
             photo = read_tiff(tiff, pages, page, limits)
@@ -166,6 +172,8 @@ def read_pages(
 def count_pages(path: Path) -> int:
     """How many photos read_pages will give, told from the file's directories alone; 1 if they cannot be read."""
     try:
+        if not path.is_file():
+            return 1  # a pipe would be waited for
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return len(find_pages(Tiff(content)).offsets) if _format_of(content[:64]) == "TIFF" else 1
     except (OSError, ValueError, BadImageError, struct.error):
@@ -374,6 +382,8 @@ def _load(path: Path, admit: Callable[[int], None]) -> bytes:
     try:
         if path.is_dir():
             raise FileAccessError(f"{path} is a folder, not a picture", "name a file in it")
+        if path.exists() and not path.is_file():
+            raise FileAccessError(f"{path} is a pipe or a device, not a file", "copy what it gives into a file")
         admit(path.stat().st_size)
         return path.read_bytes()
     except OSError as error:

@@ -24,6 +24,7 @@ _WITHOUT_LENGTH = frozenset({0x01, 0xD8, *range(0xD0, 0xD8)})
 # In entropy-coded data: neither a stuffed byte nor a restart mark nor filling.
 _MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _MOST_SEGMENTS = 1 << 16
+_MOST_SCANS = 100  # each takes its time for every pixel; encoders write some ten
 _CONVERT = "convert it to 8- or 16-bit grey or RGB, for example with ImageMagick"
 
 Space = Literal["GRAY", "RGB", "CMYK"]
@@ -98,11 +99,14 @@ def _segments(data: bytes) -> Iterator[Segment]:
 
 def end_of(data: bytes, scan: int) -> int | None:
     """Where a stream's end mark ends; None where it has none. scan: where the first scan's header ends."""
-    at = scan
+    at, scans = scan, 1
     while (found := _MARK.search(data, at)) is not None:
         marker = data[found.start() + 1]
         if marker == 0xD9:
             return found.end()
+        scans += marker == _SOS
+        if scans > _MOST_SCANS:
+            raise BadImageError(f"has more than {_MOST_SCANS} scans", "save it anew, if you trust it")
         if marker in _WITHOUT_LENGTH or found.end() + 2 > len(data):
             at = found.end()
         else:

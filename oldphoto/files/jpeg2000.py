@@ -25,6 +25,10 @@ _SIGNATURE = b"\r\n\x87\n"
 _XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _IPTC = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 _EXIF = b"JpgTiffExif->JP2"
+_KEPT = (
+    *(b"jP  ", b"ftyp", b"jp2h", b"jp2c", b"rreq", b"free"),
+    *(b"uuid" + name for name in (_XMP, _IPTC, _EXIF)),
+)
 
 
 def read_jpeg2000(data: bytes, limits: Limits) -> Photo:
@@ -35,6 +39,8 @@ def read_jpeg2000(data: bytes, limits: Limits) -> Photo:
         if name in found and name in (b"jp2c", b"jp2h"):
             notes.append("it holds more than one picture: the first alone is taken")
         found.setdefault(name, content)
+    if dropped := sorted({name[:4].decode("latin-1") for name in found if name not in _KEPT}):
+        notes.append(f"boxes of a kind that is not kept are left out ({', '.join(map(repr, dropped))})")
     stream = found.get(b"jp2c", b"")
     if not stream.startswith(CODESTREAM):
         raise BadImageError("is damaged: no JPEG 2000 codestream")

@@ -43,11 +43,12 @@ def read_png(data: bytes, limits: Limits) -> Photo:
     if icc is None and b"iCCP" in first:
         notes.append("its colour profile is damaged or too large: it is left out")
     carried = tuple(
-        (name, body)
-        for name, body in chunks
-        if name in (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt")
-        or (name == b"iTXt" and not body.startswith(_PNG_XMP))
+        (name, body) for name, body in chunks if name in _CARRIED or (name == b"iTXt" and not body.startswith(_PNG_XMP))
     )
+    if dropped := sorted(
+        {name.decode("latin-1") for name, _ in chunks if name not in _KEPT and name not in _OF_NO_USE}
+    ):
+        notes.append(f"chunks of a kind that is not kept are left out ({', '.join(map(repr, dropped))})")
     metadata = Metadata(format="PNG", icc=icc, exif=exif, xmp=xmp, dpi=dpi, png_chunks=carried)
     # The decoders see what was looked at here, and nothing else.
     data = _plain(data, chunks)
@@ -69,6 +70,9 @@ def _pixel_bytes(bits: int, colour_type: int) -> float:
     return {0: 6, 2: 15, 3: 12, 4: 14}.get(colour_type, 17)
 
 
+_CARRIED = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt")
+_KEPT = (*_CARRIED, b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"iTXt", b"eXIf", b"pHYs")
+_OF_NO_USE = (b"sBIT", b"bKGD", b"hIST", b"tIME")  # of how the pixels were stored, or when
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from oldphoto.errors import BadImageError
 from oldphoto.files.colour import Pixels
 from oldphoto.files.decoding import Limits
-from oldphoto.files.exif import MAKER_NOTE, Entry, Tags, Tiff, exif_of_tiff, pack_tags, swapped
+from oldphoto.files.exif import DESCRIBING, MAKER_NOTE, Entry, Tags, Tiff, exif_of_tiff, pack_tags, swapped
 from oldphoto.files.jpeg import quantisation, segments
 from oldphoto.files.photo import DEFAULT_QUALITY, Metadata, Photo, RawPage, inks_of, iptc_and_rest, samples_of, upright
 from oldphoto.files.tiff_blocks import (
@@ -41,6 +41,7 @@ _REDUCED, _MASK_PAGE = 1, 4  # bits of NewSubfileType
 _SUB_DIRECTORIES, _DNG_VERSION = 330, 50706
 # Tags without which pixels would be misread, and names of others whose loss is told.
 _STORING = (*range(254, 260), 262, 266, 273, 277, 278, 279, 284, 317, 320, *range(322, 326), 332, 338, 339, 347, 530)
+_OF_NO_USE = (*range(263, 266), *range(280, 282), *range(288, 294), 330, 340, 341, *range(512, 522), *range(529, 533))
 _TAG_NAMES = {34675: "profile", 700: "XMP", 33723: "IPTC records", 34377: "Photoshop resources", 34665: "EXIF data"}
 _RAW_COMPRESSIONS = (32767, 32769, 34713, 34892, 65000, 65535)  # of Sony, Packed, Nikon, Adobe, Kodak, Pentax
 _RAW_PHOTOMETRICS = (32803, 34892)
@@ -48,10 +49,14 @@ _RAW_PHOTOMETRICS = (32803, 34892)
 
 @dataclass(frozen=True)
 class Pages:
-    """Where a file's directories lie: those of photos; and, by the number of the photo they follow, those of others."""
+    """Where a file's directories lie: those of photos; and, by the number of the photo they follow, those of others.
+
+    pixels: of all photos together.
+    """
 
     offsets: tuple[int, ...]
     beside: dict[int, tuple[int, ...]]
+    pixels: int
     notes: tuple[str, ...] = ()
 
 
@@ -64,12 +69,13 @@ def find_pages(tiff: Tiff) -> Pages:
     photos: list[int] = []
     beside: dict[int, tuple[int, ...]] = {}
     copies: list[tuple[int, int]] = []
-    left_out = 0
+    left_out = pixels = 0
     for at, directory, above in _directories(tiff):
         _refuse_raw(tiff, directory)
+        area = tiff.number(directory, 256) * tiff.number(directory, 257)
         if _is_copy(tiff, directory):
             if above is None:
-                copies.append((tiff.number(directory, 256) * tiff.number(directory, 257), at))
+                copies.append((area, at))
         elif above is not None and not _is_copy(tiff, above):
             left_out += 1
         elif tiff.number(directory, 254) & _MASK_PAGE or tiff.number(directory, 262) == MASK:
@@ -77,13 +83,14 @@ def find_pages(tiff: Tiff) -> Pages:
             beside[number] = (*beside.get(number, ()), at)
         else:
             photos.append(at)
+            pixels += area
     notes = [f"{left_out} pictures in its sub-directories are left out"] if left_out else []
     if not photos and beside:
         photos, beside = [at for some in beside.values() for at in some], {}
     if not photos and copies:
         photos = [max(copies, key=lambda copy: copy[0])[1]]
         notes += ["all its pages are said to be reduced copies: the largest alone is taken"] * (len(copies) > 1)
-    return Pages(tuple(photos), beside, tuple(notes))
+    return Pages(tuple(photos), beside, pixels, tuple(notes))
 
 
 def _is_copy(tiff: Tiff, directory: dict[int, Entry]) -> bool:
@@ -160,8 +167,7 @@ def read_tiff(tiff: Tiff, pages: Pages, page: int, limits: Limits) -> Photo:
     if 33723 in directory:
         # Raw bytes: writers give IPTC all kinds of types, LONG among them.
         iptc = tiff.value(directory[33723])
-    if MAKER_NOTE in tiff.child(directory, 0x8769):
-        notes.append("the maker's note in its EXIF data is left out: it would not survive the move")
+    notes += _left_out(tiff, directory)
     metadata = Metadata(
         format="TIFF",
         mode=_mode(layout, colours.ndim, alpha is not None),
@@ -178,6 +184,17 @@ def read_tiff(tiff: Tiff, pages: Pages, page: int, limits: Limits) -> Photo:
         beside=tuple(_raw_pages(tiff, pages.beside.get(page, ()), notes)),
     )
     return upright(colours, alpha, metadata, orientation, notes)
+
+
+def _left_out(tiff: Tiff, directory: dict[int, Entry]) -> Iterator[str]:
+    """What of a directory is not kept, but for what says how the pixels were stored."""
+    exif = tiff.child(directory, 0x8769)
+    if 0x8769 in directory and not exif:
+        yield "its EXIF data cannot be read and are left out"
+    if MAKER_NOTE in exif:
+        yield "the maker's note in its EXIF data is left out: it would not survive the move"
+    if unknown := sorted(set(directory) - set(_STORING) - set(DESCRIBING) - set(_TAG_NAMES) - set(_OF_NO_USE)):
+        yield f"tags of a kind that is not kept are left out ({', '.join(map(str, unknown))})"
 
 
 def _pixel_bytes(layout: Layout, orientation: int) -> float:
@@ -212,6 +229,7 @@ def _jpeg_tables(tiff: Tiff, layout: Layout) -> tuple[tuple[int, ...], ...]:
 
 def _raw_pages(tiff: Tiff, offsets: Iterable[int], notes: list[str]) -> Iterator[RawPage]:
     """The pages beside a photo, with all that can be moved of them."""
+    room = len(tiff.data)  # what overlaps would be written many times over
     for at in offsets:
         directory, _ = tiff.directory(at)
         tiled = 324 in directory
@@ -219,8 +237,8 @@ def _raw_pages(tiff: Tiff, offsets: Iterable[int], notes: list[str]) -> Iterator
         whole = len(starts) == len(sizes) > 0 and all(
             start + size <= len(tiff.data) for start, size in zip(starts, sizes, strict=True)
         )
-        # What overlaps would be written many times over.
-        if not whole or sum(sizes) > len(tiff.data):
+        room -= sum(sizes)
+        if not whole or room < 0:
             notes.append("a page beside it (a mask or an infrared channel) is damaged or cut short, and is left out")
             continue
         notes.append("a page beside it (a mask or an infrared channel) goes unchanged into a TIFF")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import time
 import zlib
@@ -17,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from oldphoto.errors import BadImageError, OutOfMemoryError
+from oldphoto.errors import BadImageError, FileAccessError, OutOfMemoryError
 from oldphoto.files.image import (
     Metadata,
     Photo,
@@ -460,6 +461,34 @@ def test_many_pages_cost_no_more_than_their_number() -> None:
     assert seconds(1600) < 25 * max(seconds(100), 0.01)
 
 
+def test_pages_are_bounded_together() -> None:
+    one = by_hand(basic(8, 1) | {256: (4, [1000]), 257: (4, [1000]), 278: (4, [1000])}, bytes(1_000_000))
+    at = struct.unpack_from("<I", one, 4)[0]
+    data = bytearray(one[:at])
+    for k in range(30):  # all of the same strip
+        data += one[at:-4] + struct.pack("<I", 0 if k == 29 else len(data) + len(one) - at)
+    assert len(list(read_pages(bytes(data), max_pixels=1_500_000))) == 30
+    with pytest.raises(BadImageError, match="30 pages of 30 million pixels together"):
+        next(read_pages(bytes(data), max_pixels=1_000_000))
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    data = jpeg(progressive=True)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(BadImageError, match="more than 100 scans"):
+        read_photo(data[:-2] + data[last:-2] * 200 + data[-2:])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tif")
+    assert count_pages(tmp_path / "a.tif") == 1
+    with pytest.raises(FileAccessError, match="pipe or a device"):
+        read_photo(tmp_path / "a.tif")
+    with pytest.raises(FileAccessError, match="pipe or a device"):
+        read_photo("/dev/zero")
+
+
 def test_an_offset_beyond_any_file_is_damage(tmp_path: Path) -> None:
     data = bytearray(tiff(RGB, photometric="rgb", bigtiff=True))
     with tifffile.TiffFile(BytesIO(data)) as file:
@@ -589,6 +618,18 @@ def test_what_lies_behind_a_jpeg_is_missed() -> None:
         f"{len(second)} bytes behind the picture (a further picture, a gain map or a film) are left out",
     )
     assert not read_photo(jpeg() + bytes(1000)).warnings
+
+
+def test_tags_chunks_and_boxes_that_are_not_kept_are_missed() -> None:
+    layers = tiff(RGB, photometric="rgb", extratags=[(37724, 7, 8, b"Adobe Ph", True), (33432, 2, 0, "me", True)])
+    assert read_photo(layers).warnings == ("tags of a kind that is not kept are left out (37724)",)
+    signed = png(RGB, 2, png_chunk(b"caBX", b"C2PA"), png_chunk(b"tIME", bytes(7)))
+    assert read_photo(signed).warnings == ("chunks of a kind that is not kept are left out ('caBX')",)
+    boxed = saved(Image.fromarray(RGB), "JPEG2000")
+    at = boxed.index(b"jp2c") - 4
+    boxed = boxed[:at] + struct.pack(">I4s", 12, b"xml ") + b"<a/>" + boxed[at:]
+    assert read_photo(boxed).warnings == ("boxes of a kind that is not kept are left out ('xml ')",)
+    assert "APP11" in read_photo(with_segments(jpeg(), segment(0xEB, b"JP\0\1C2PA"))).warnings[0]
 
 
 def test_a_second_xmp_packet_is_missed() -> None:
