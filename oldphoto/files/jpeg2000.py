@@ -223,8 +223,7 @@ def _encoded(samples: Pixels, ratio: float | None) -> bytes:
     if deep and count >= 3:
         codec = _imagecodecs()
         if codec is not None:
-            options = {"reversible": ratio is None, "mct": True, "codecformat": "jp2"}
-            return bytes(codec.jpeg2k_encode(samples, 0 if ratio is None else ratio, **options))
+            return _encoded_deep(codec, samples, None if ratio is None else samples.nbytes / ratio)
         # OpenCV codes colours one by one, and by the lossless wavelet alone.
         order = samples[..., [2, 1, 0, 3][:count]]
         thousandths = 1000 if ratio is None else max(1, min(1000, round(1000 / ratio)))
@@ -241,3 +240,23 @@ def _imagecodecs() -> Any:
         return importlib.import_module("imagecodecs")
     except ImportError:
         return None
+
+
+def _encoded_deep(codec: Any, samples: Pixels, size: float | None) -> bytes:
+    """A JP2 file of 16-bit colours by imagecodecs: lossless, or of about `size` bytes.
+
+    The library is told decibels, not bytes: what it makes of them is looked at, and they are set anew.
+    """
+    options = {"mct": True, "codecformat": "jp2"}
+    if size is None:
+        return bytes(codec.jpeg2k_encode(samples, reversible=True, **options))
+    made, quality = b"", 50.0
+    for _ in range(6):
+        found = bytes(codec.jpeg2k_encode(samples, quality, reversible=False, **options))
+        if not made or len(made) < len(found) < 1.02 * size or 1.02 * size < len(made) > len(found):
+            made = found
+        if 0.97 * size < len(found) < 1.02 * size:
+            break
+        # A bit for each sample is worth 6 dB.
+        quality = max(10.0, quality + 6.02 * 8 * (size - len(found)) / samples.size)
+    return made

@@ -721,6 +721,18 @@ def test_a_lossy_jpeg2000_keeps_as_much_as_its_size_allows(tmp_path: Path, chann
     assert ours > 45
 
 
+def test_deep_colours_are_coded_as_well_where_the_library_is_there(tmp_path: Path) -> None:
+    codec = pytest.importorskip("imagecodecs")
+    array = np.asarray(Image.fromarray(RGB).resize((320, 240), Image.Resampling.BICUBIC)).astype(np.uint16) * 257
+    source = bytes(codec.jpeg2k_encode(array, 50, reversible=False, mct=True, codecformat="jp2"))
+    photo = read_photo(source)
+    write_photo(photo, tmp_path / "out.jp2")
+    assert 0.85 * len(source) < (tmp_path / "out.jp2").stat().st_size < 1.1 * len(source)
+    again = read_photo(tmp_path / "out.jp2")
+    error = ((again.pixels.astype(float) - photo.pixels) ** 2).mean()
+    assert 10 * np.log10(65535**2 / error) > 50
+
+
 def test_a_lossless_jpeg2000_is_no_larger_than_others_make_it(tmp_path: Path) -> None:
     big = np.asarray(Image.fromarray(RGB).resize((400, 300), Image.Resampling.BICUBIC))
     write_photo(Photo(big, metadata=Metadata(format="JPEG2000")), tmp_path / "out.jp2")
