@@ -48,6 +48,10 @@ _UNSUPPORTED = (
 )
 
 
+# What decoders take whatever the size is: bands, buffers, tables.
+_WORKING = 8 << 20
+
+
 class TooLargeError(BadImageError):
     """A photo of more pixels than are to be decoded. size: its width and height."""
 
@@ -77,7 +81,8 @@ class Limits:
             text = f"is {width} x {height}, {millions}; the limit is {self.max_pixels / 1e6:,.1f} million"
             advice = f"if you trust the file, allow it with --max-pixels {width * height}"
             raise TooLargeError(text, advice, (width, height))
-        self.admit(int(width * height * pixel_bytes))
+        if pixel_bytes:
+            self.admit(int(width * height * pixel_bytes) + _WORKING)
 
 
 _DECODER_LOCK = threading.Lock()

@@ -46,7 +46,7 @@ def read_avif(data: bytes, limits: Limits) -> Photo:
     from PIL.AvifImagePlugin import AvifImageFile
 
     image = AvifImageFile(BytesIO(data))
-    limits.check(*image.size, 20 if _depth(data) == 8 else 36)
+    limits.check(*image.size, 14 if _depth(data) == 8 else 36)
     if getattr(image, "n_frames", 1) > 1:
         raise animation()
     depth = _depth(data)

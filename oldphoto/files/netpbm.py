@@ -31,7 +31,7 @@ def read_pnm(data: bytes, limits: Limits) -> Photo:
     if maximum > 65535:
         raise BadImageError(f"has samples up to {maximum}, more than 16 bits")
     # Samples in words take a number each, before they are samples.
-    limits.check(width, height, 15 + 4 * count_each * (kind < 4))
+    limits.check(width, height, 9 + 4 * count_each * (kind < 4))
     if maximum < 256 or top is None:
         image = PpmImageFile(BytesIO(data))
         limits.check(*image.size, 0)

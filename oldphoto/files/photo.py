@@ -276,19 +276,31 @@ def channels(image: Image.Image) -> tuple[Pixels, Pixels | None, bytes | None]:
     if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr"):
         raise BadImageError(f"has samples of a kind that is not read here ({mode})", "convert it to 8- or 16-bit RGB")
     if mode == "CMYK":
-        return np.asarray(image), None, icc
+        return _array_of(image), None, icc
     has_alpha = mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    if mode in ("1", "L", "LA", "La"):
-        image = image.convert("LA" if has_alpha else "L")
-    else:
-        image = image.convert("RGBA" if has_alpha else "RGB")
-    samples = np.asarray(image)
+    wanted = ("LA" if has_alpha else "L") if mode in ("1", "L", "LA", "La") else "RGBA" if has_alpha else "RGB"
+    samples = _array_of(image if mode == wanted else image.convert(wanted))
     if samples.ndim == 2:
-        return samples.copy(), None, icc
+        return samples, None, icc
     alpha = samples[..., -1].copy() if has_alpha else None
     colours = samples[..., 0] if samples.shape[2] == 2 else samples[..., :3]
     # A palette of greys is a way to store a grey photo, unless its profile says RGB.
     palette_grey = mode in ("P", "PA") and (icc is None or icc[16:20] == b"GRAY")
     if palette_grey and np.array_equal(colours[..., :2], colours[..., 1:]):
         colours = colours[..., 0]
-    return colours.copy(), alpha, icc
+    return contiguous(colours), alpha, icc
+
+
+def _array_of(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow image's samples, copied band by band: as one piece they would be there three times meanwhile."""
+    step = max(1, (1 << 20) // image.width)
+    bands = (
+        np.asarray(image.crop((0, top, image.width, min(top + step, image.height))))
+        for top in range(0, image.height, step)
+    )
+    first = next(bands)
+    out = np.empty((image.height, *first.shape[1:]), np.uint8)
+    out[: len(first)] = first
+    for k, band in enumerate(bands, start=1):
+        out[k * step : k * step + len(band)] = band
+    return out

@@ -120,7 +120,7 @@ def read_webp(data: bytes, limits: Limits) -> Photo:
         width, height = width & 0x3FFF, height & 0x3FFF
     else:
         raise BadImageError("is damaged: no WebP picture in it")
-    limits.check(width, height, 26)
+    limits.check(width, height, 22)
     image = WebPImageFile(BytesIO(data))
     if image.n_frames > 1:
         raise animation()
@@ -153,7 +153,7 @@ def _has_riff_chunk(data: bytes, wanted: bytes) -> bool:
 def read_bmp(data: bytes, limits: Limits) -> Photo:
     """A BMP."""
     image = BmpImageFile(BytesIO(data))
-    limits.check(*image.size, 14)
+    limits.check(*image.size, 9)
     image.load()
     colours, alpha, _ = channels(image)
     dpi = pair_or_none(image.info.get("dpi"))

@@ -67,7 +67,7 @@ def _pixel_bytes(bits: int, colour_type: int) -> float:
     """The most memory that reading takes for each pixel."""
     if bits == 16:
         return {0: 10, 2: 14}.get(colour_type, 22)
-    return {0: 6, 2: 15, 3: 12, 4: 14}.get(colour_type, 17)
+    return {0: 5.5, 2: 8.5, 3: 9.5, 4: 12.5}.get(colour_type, 13.5)
 
 
 _CARRIED = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt")

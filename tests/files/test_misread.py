@@ -510,7 +510,7 @@ def test_reading_asks_for_room_before_it_decodes(tmp_path: Path) -> None:
         asked.clear()
         next(read_pages(path, admit=asked.append))
         assert asked[0] == path.stat().st_size
-        assert large.nbytes <= sum(asked[1:]) < 40 * 600 * 800, suffix
+        assert large.nbytes <= sum(asked[1:]) < 60 * 600 * 800, suffix
 
     def refuse(size: int) -> None:
         if size > 100_000:
@@ -723,7 +723,9 @@ def test_a_lossy_jpeg2000_keeps_as_much_as_its_size_allows(tmp_path: Path, chann
 
 def test_deep_colours_are_coded_as_well_where_the_library_is_there(tmp_path: Path) -> None:
     codec = pytest.importorskip("imagecodecs")
-    array = np.asarray(Image.fromarray(RGB).resize((320, 240), Image.Resampling.BICUBIC)).astype(np.uint16) * 257
+    smooth = np.asarray(Image.fromarray(RGB).resize((320, 240), Image.Resampling.BICUBIC)).astype(float)
+    noisy = smooth + np.random.default_rng(0).normal(0, 4, smooth.shape)
+    array = np.rint(noisy.clip(0, 255) * 257).astype(np.uint16)
     source = bytes(codec.jpeg2k_encode(array, 50, reversible=False, mct=True, codecformat="jp2"))
     photo = read_photo(source)
     write_photo(photo, tmp_path / "out.jp2")
