@@ -180,7 +180,7 @@ class Line:
             give_back()
             if (whole := resident() + need) > least:
                 raise OutOfMemoryError(
-                    f"reading the photo takes {gigabytes(whole)} of memory, more than the {gigabytes(least)} there is",
+                    f"reading the photo takes {gigabytes(whole)} of memory, more than the {gigabytes(least)} it may",
                     f"give --max-memory {gigabytes(whole)} or more, where there is as much, or make a smaller scan",
                 )
         del place
