@@ -46,6 +46,7 @@ __all__ = [
     "Photo",
     "Pixels",
     "count_pages",
+    "format_of_suffix",
     "format_suffix",
     "hidden_name",
     "not_held",
@@ -443,3 +444,8 @@ _WRITERS: dict[Format, Callable[[Photo, BinaryIO, int | None], None]] = {
     "AVIF": write_avif,
     "HEIC": write_heic,
 }
+
+
+def format_of_suffix(suffix: str) -> Format:
+    """The format that a suffix of PHOTO_SUFFIXES promises."""
+    return _FORMAT_OF_SUFFIX[suffix]

@@ -309,6 +309,9 @@ def unnamed(data: bytes, added: Sequence[str]) -> object:
         text = re.sub(rf',? ?"{name}": "[0-9a-f]{{64}}"', "", text)
         text = re.sub(rf'<tr><th scope="row">{name}</th><td class="hash">[0-9a-f]{{64}}</td></tr>\s*', "", text)
     text = re.sub(r'"sha256": "[0-9a-f]{64}", "bytes": \d+', "", text)
+    # PREMIS: digests and sizes, and the identifiers made of them.
+    text = re.sub(r"(messageDigest|size)>[0-9a-f]+<", r"\1><", text)
+    text = re.sub(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "", text)
     text = re.sub(r"[\d,]+ bytes, (\w+), sha256 [0-9a-f]{64}", r"\1", text)
     return sorted(text.splitlines())
 
