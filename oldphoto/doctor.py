@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from oldphoto import __version__, weights
-from oldphoto.errors import OldphotoError
+from oldphoto.errors import OldphotoError, WeightsUnavailableError
 
 # The distributions that matter, by what they are needed for; where several hold one module, only one may be installed.
 DISTRIBUTIONS = {
@@ -46,10 +48,17 @@ def diagnose() -> Facts:
 
 def folders() -> dict[str, str]:
     """Where weights are looked for, by place."""
+
+    def told(folder: Callable[[], Path]) -> str:
+        try:
+            return str(folder())
+        except WeightsUnavailableError as error:
+            return f"({error})"
+
     return {
         "override": os.environ.get("OLDPHOTO_WEIGHTS") or "(OLDPHOTO_WEIGHTS is not set)",
-        "cache": str(weights.cache_folder()),
-        "hub": str(weights.hub_cache()),
+        "cache": told(weights.cache_folder),
+        "hub": told(weights.hub_cache),
         "compact": str(weights.PACKAGE / weights.COMPACT_FOLDER),
     }
 
@@ -93,7 +102,8 @@ def _weights(notes: list[str]) -> dict[str, str]:
         try:
             path = weights.cached(file)
         except OldphotoError as error:
-            notes.append(f"{error}; {error.advice}")
+            if (note := f"{error}; {error.advice}") not in notes:
+                notes.append(note)
             path = None
         if file.set == "compact" and path is None:
             notes.append(f"the compact {file.net} is missing or damaged: install oldphoto again")

@@ -34,6 +34,7 @@ class Faults:
     bodies: serve these bytes instead, to a GET.
     ignore_range: answer 200 and everything to a request for a part.
     chunk_bytes, chunk_seconds: how slowly a body is sent.
+    headers: sent instead of those of the same name, or besides.
     """
 
     cut: list[int] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Faults:
     ignore_range: bool = False
     chunk_bytes: int = 1 << 20
     chunk_seconds: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.redirect and not final:
             self.send_response(302)
             self.send_header("Location", f"{hub.url}/cdn{path}")
-            self.hub_headers(etag, len(data))
+            self.hub_headers(etag, len(data), faults)
             self.send_header("Content-Length", "0")
             return self.end_headers()
         start, end = 0, len(data)
@@ -169,18 +171,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         else:
             self.send_response(200)
-        self.hub_headers(etag, len(data))
-        self.send_header("ETag", f'"{etag}"')
+        self.hub_headers(etag, len(data), faults)
         self.send_header("Content-Length", str(end - start))
         self.end_headers()
         if with_body:
             self.send_body(data[start:end], faults)
         return None
 
-    def hub_headers(self, etag: str, size: int) -> None:
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("X-Linked-Etag", f'"{etag}"')
-        self.send_header("X-Linked-Size", str(size))
+    def hub_headers(self, etag: str, size: int, faults: Faults) -> None:
+        usual = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size)}
+        for name, value in (usual | faults.headers).items():
+            self.send_header(name, value)
 
     def send_body(self, body: bytes, faults: Faults) -> None:
         for ends, reset in ((faults.cut, False), (faults.reset, True)):

@@ -7,10 +7,8 @@ by one pure function per network. Spectral norm is folded into the weights as th
 from __future__ import annotations
 
 import json
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -274,36 +272,9 @@ def load_strictly(net: Net, state: Mapping[str, Tensor], path: Path) -> Net:
     return net.eval().requires_grad_(False)
 
 
-def convert(net: str, path: Path, target: Path) -> Path:
-    """Write a published pickle as safetensors in our key names to `target`, once; returns `target`.
-
-    FT_Epoch_latest.pt shrinks from 452 to 151 MB, and later starts map the file instead of unpickling it.
-    """
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as part:
-            temporary = Path(part.name)
-        try:
-            state = {k: v.contiguous().clone() for k, v in published_state(net, path).items()}
-            save_file(state, temporary, metadata={"net": net})
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return target
-
-
-def load_published(net: str, path: Path, converted: Path | None = None) -> nn.Module:
-    """The published network `net` from its checkpoint at `path`.
-
-    converted: where the safetensors form may be kept; used instead of `path` when it is there, written when it is not.
-    A folder that cannot be written to is no error: the pickle is read again next time.
-    """
-    network = _empty(PUBLISHED[net])
-    if converted is not None:
-        with suppress(OSError):
-            path = convert(net, path, converted)
-    state = load_file(path) if path.suffix == ".safetensors" else published_state(net, path)
-    return load_strictly(network, state, path)
+def load_published(net: str, path: Path) -> nn.Module:
+    """The published network `net` from its checkpoint at `path`."""
+    return load_strictly(_empty(PUBLISHED[net]), published_state(net, path), path)
 
 
 def load_blended(path: Path, other: Path, share: float) -> nn.Module:
@@ -327,7 +298,7 @@ def load_compact(path: Path) -> nn.Module:
             metadata = file.metadata() or {}
         config = config_from_json(metadata["config"])
         state = {k: v.float() for k, v in load_file(path).items()}
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise WeightsCorruptError(f"{path}: not a weight file of the compact set ({error})", _AGAIN) from error
     return load_strictly(_empty(config), state, path)
 

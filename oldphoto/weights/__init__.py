@@ -1,10 +1,12 @@
 """weights.lock -> the verified path of a weight file. The only network code; imports no torch and prints nothing.
 
-A file is used only after its sha256 has been found to be what weights.lock says. Where files lie:
+A file is used only after its sha256 has been found to be what weights.lock says, each time anew: nothing beside the
+file is believed, not even what an earlier run found. No server chooses where its bytes go or how many are taken: they
+are fetched into a file of ours whose name and size come from weights.lock. Where files lie:
 
     published   $OLDPHOTO_WEIGHTS   a folder of the user's own, looked at first, never written to
-                cache_folder()      imported files, and files that came from elsewhere than a model hub
-                the hub's cache     where huggingface_hub keeps everything it fetches
+                cache_folder()      whatever was fetched or imported
+                the hub's cache     what huggingface_hub fetched for another program; looked at, never filled
                 a Python package    the 68-point landmarks, where `face_recognition_models` is installed
     compact     inside this package
 
@@ -29,10 +31,10 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeVar, get_args
@@ -45,13 +47,13 @@ Model = Literal["auto", "published", "compact"]
 Kind = Literal["hub", "zip", "bz2", "python"]
 Place = Literal["package", "override", "cache", "hub", "python"]
 
-# A file from this size on is hashed once and then remembered by its size and time; smaller ones are hashed each time.
-REMEMBER_FROM_BYTES = 16 << 20
 # No stream is read beyond this; the largest published file has 452 MB.
 LARGEST_BYTES = 2 << 30
 TRIES = 4
 PAUSE_SECONDS = 0.5  # doubles with each further try
 READ_TIMEOUT_SECONDS = 30.0
+# A body that comes more slowly, after that time, will not be waited for: a byte now and then resets every timeout.
+SLOWEST_BYTES_PER_SECOND = 1000
 CONNECT_TIMEOUT_SECONDS = 15.0
 # `auto` has the compact set to fall back on, so it asks once and does not wait for a hub that stays silent.
 HURRIED_CONNECT_TIMEOUT_SECONDS = 3.0
@@ -258,13 +260,16 @@ def _hub_home() -> Path:
 
 
 def hub_cache() -> Path:
-    """The folder in which huggingface_hub keeps what it fetches, by the same variables."""
+    """The folder in which huggingface_hub keeps what it fetches, by the same variables.
+
+    Raises WeightsUnavailableError where it would be in a home folder and there is none; so does cache_folder.
+    """
     chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     return _expanded(chosen) if chosen else _hub_home() / "hub"
 
 
 def cache_folder() -> Path:
-    """Our own folder beside the hub's cache: imported and converted files, locks, remembered hashes."""
+    """Our own folder beside the hub's cache: what was fetched and imported, and locks."""
     return _hub_home() / "oldphoto"
 
 
@@ -279,20 +284,12 @@ def override_folder() -> Path | None:
     return folder
 
 
-def derived_path(weight_path: Path) -> Path:
-    """Where a converted form of a weight file belongs: named by the original's sha256, so it is never out of date.
-
-    Not beside the original: in the hub's cache that would be a folder of names that mean contents.
-    """
-    return _converted(_known_hash(weight_path) or _hash(weight_path))
-
-
-def _converted(sha256: str) -> Path:
-    return cache_folder() / "converted" / f"{sha256[:16]}.safetensors"
-
-
 def _expanded(path: str) -> Path:
-    return Path(os.path.expandvars(path)).expanduser()
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError as error:  # a container's bare user number has no home
+        advice = "set HOME or HF_HOME, or take --model compact"
+        raise WeightsUnavailableError(f"there is no home folder for {path}", advice) from error
 
 
 def _places(file: WeightFile) -> Iterator[tuple[Place, Path]]:
@@ -303,7 +300,8 @@ def _places(file: WeightFile) -> Iterator[tuple[Place, Path]]:
     if override is not None:
         yield "override", override / file.path
         yield "override", override / f"{file.net}{PurePosixPath(file.path).suffix}"
-    yield "cache", cache_folder() / file.path
+    with suppress(WeightsUnavailableError):  # no home: nothing was ever fetched
+        yield "cache", cache_folder() / file.path
     for source in file.sources:
         if source.kind == "hub" and (found := _in_hub_cache(source)) is not None:
             yield "hub", found
@@ -314,7 +312,11 @@ def _places(file: WeightFile) -> Iterator[tuple[Place, Path]]:
 def _in_hub_cache(source: Source) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(source.repo, source.path, cache_dir=hub_cache(), revision=source.revision)
+    try:
+        home = hub_cache()
+    except WeightsUnavailableError:
+        return None
+    found = try_to_load_from_cache(source.repo, source.path, cache_dir=home, revision=source.revision)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -325,26 +327,26 @@ def _in_python(source: Source) -> Path | None:
     return Path(folders[0]) / source.path if folders else None
 
 
-def copies_of(file: WeightFile, *, rehash: bool = False) -> tuple[Copy, ...]:
-    """Every copy of a file on this machine, each hashed; a large file seen before only where `rehash` is set."""
-    return tuple(_copies(file, rehash=rehash))
+def copies_of(file: WeightFile) -> tuple[Copy, ...]:
+    """Every copy of a file on this machine, each hashed."""
+    return tuple(_copies(file))
 
 
-def _copies(file: WeightFile, *, rehash: bool = False) -> Iterator[Copy]:
+def _copies(file: WeightFile) -> Iterator[Copy]:
     # One by one: to look into the hub's cache is to load its client, which takes a quarter of a second.
     for place, path in _places(file):
         if not path.is_file():
             continue
         try:
-            found = (None if rehash else _known_hash(path)) or _hash(path)
+            found = _hash(path)
         except OSError as error:
             raise FileAccessError(f"cannot read {path}: {error.strerror or error}") from error
         yield Copy(file, path, place, found)
 
 
 def verify(files: Iterable[WeightFile]) -> dict[WeightFile, tuple[Copy, ...]]:
-    """Hash every copy of these files again; an empty tuple where there is none. Deletes nothing."""
-    return {file: copies_of(file, rehash=True) for file in files}
+    """Hash every copy of these files; an empty tuple where there is none. Deletes nothing."""
+    return {file: copies_of(file) for file in files}
 
 
 def cached(file: WeightFile) -> Path | None:
@@ -367,12 +369,10 @@ def _verified(copies: Iterable[Copy]) -> Path | None:
 
 
 def remove(files: Iterable[WeightFile]) -> tuple[Removed, ...]:
-    """Delete what was fetched, imported or converted; never the package's, OLDPHOTO_WEIGHTS' or a package's files."""
+    """Delete what was fetched or imported; never the package's, OLDPHOTO_WEIGHTS' or a package's files."""
     removed: list[Removed] = []
     for file in files:
         paths = [path for place, path in _places(file) if place in ("cache", "hub")]
-        if file.set == "published":
-            paths.append(_converted(file.sha256))
         for path in paths:
             if path.is_file():
                 size = path.stat().st_size
@@ -385,7 +385,6 @@ def _delete(path: Path) -> None:
     """Delete a cached file and what its links lead to, as far as that lies in the caches."""
     homes = (hub_cache().resolve(), cache_folder().resolve())
     try:
-        _memory(path).unlink(missing_ok=True)
         while path.is_symlink():
             target = Path(os.path.normpath(path.parent / path.readlink()))
             path.unlink()
@@ -401,32 +400,9 @@ def _delete(path: Path) -> None:
 
 
 def _hash(path: Path) -> str:
-    """The sha256 of a file, read in chunks and remembered where the file is large."""
-    before = path.stat()
+    """The sha256 of a file, read in chunks."""
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if before.st_size >= REMEMBER_FROM_BYTES:
-        memory = {"path": str(path), "size": before.st_size, "mtime_ns": before.st_mtime_ns, "sha256": found}
-        with suppress(OSError):  # a home that can't be written to costs time, nothing else
-            _write_whole(_memory(path), json.dumps(memory))
-    return found
-
-
-def _known_hash(path: Path) -> str | None:
-    """The remembered sha256 of a file whose size and time are still those of the day it was hashed."""
-    try:
-        memory = json.loads(_memory(path).read_text(encoding="utf-8"))
-        now = path.stat()
-        if (memory["size"], memory["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
-            return str(memory["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # absent, or half written by something else: hash the file
-    return None
-
-
-def _memory(path: Path) -> Path:
-    name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    return cache_folder() / "hashed" / f"{name}.json"
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -436,10 +412,13 @@ def _write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _corrupt(file: WeightFile, path: Path, found: str, advice: str) -> WeightsCorruptError:
+def _corrupt(
+    file: WeightFile, path: Path | str, found: str, advice: str, expected: str | None = None
+) -> WeightsCorruptError:
     if file.confidence in ("B", "C"):
         advice += f"; this hash rests on one party (confidence {file.confidence}): please report both if it persists"
-    return WeightsCorruptError(f"{path} is wrong: sha256 {found}, weights.lock says {file.sha256}", advice)
+    right = expected or file.sha256
+    return WeightsCorruptError(f"{path} is wrong: sha256 {found}, weights.lock says {right}", advice)
 
 
 # ---- having what is needed
@@ -542,18 +521,17 @@ def _fetch(file: WeightFile, progress: Progress | None, connect_timeout: float) 
     for source in file.sources:
         if source.kind == "python":
             continue  # installed by the user or not at all
-        host = _host(source)
-        if host not in answers:
-            answers[host] = _unreachable(host, connect_timeout)
-        silent = answers[host]
-        if silent is not None:
-            reasons[f"{host}: {silent}"] = None
-            continue
         try:
+            host = _host(source)
+            if host not in answers:
+                answers[host] = _unreachable(host, connect_timeout)
+            if (silent := answers[host]) is not None:
+                reasons[f"{host}: {silent}"] = None
+                continue
             return _FETCH[source.kind](file, source, report)
         except OldphotoError:
             raise
-        except Exception as error:  # whatever the hub's transport raises: its classes change with its releases
+        except Exception as error:  # an address that is none, and whatever the transport raises
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise FileAccessError(f"cannot store {file.path}: {error}", DISK_ADVICE) from error
             reasons[f"{source.name}: {_one_line(error)}"] = None
@@ -586,20 +564,32 @@ def _host(source: Source) -> str:
 def _unreachable(host: str, timeout: float) -> str | None:
     """Why a host can't be reached, or None where it answers anything at all.
 
-    Asked first because the hub's client, met with a refused connection, tries again for half a minute.
+    Asked first, so that a host that is silent is not asked again for each file and each try.
     """
     try:
         request = urllib.request.Request(host + "/", method="HEAD", headers={"User-Agent": "oldphoto"})
-        with urllib.request.urlopen(request, timeout=timeout):
+        with _urlopen(request, timeout):
             return None
     except urllib.error.HTTPError as error:
         error.close()
         return None
     except urllib.error.URLError as error:
-        # The hub's client brings its own certificates: let it judge.
-        return None if isinstance(error.reason, ssl.SSLError) else f"unreachable ({error.reason})"
+        return f"unreachable ({error.reason})"
     except (OSError, HTTPException, ValueError) as error:
         return f"unreachable ({_one_line(error)})"
+
+
+def _urlopen(request: urllib.request.Request, timeout: float) -> HTTPResponse:
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout, context=_tls())
+    return response
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """What trusts the certificates that this system trusts: Python's own default finds none on some."""
+    import truststore
+
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _patiently(step: Callable[[], T]) -> T:
@@ -607,7 +597,7 @@ def _patiently(step: Callable[[], T]) -> T:
     for attempt in range(1, TRIES):
         try:
             return step()
-        except Exception as error:  # see _fetch
+        except Exception as error:  # whatever the transport raises
             if _final(error):
                 raise
             time.sleep(PAUSE_SECONDS * 2**attempt)
@@ -615,59 +605,24 @@ def _patiently(step: Callable[[], T]) -> T:
 
 
 def _final(error: Exception) -> bool:
-    """Whether the same question would get the same answer: a 4xx, a disk that is full, the hub's own giving up."""
-    status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int) and 400 <= status < 500:
-        return status not in (408, 429)
-    return isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
+    """Whether the same question would get the same answer: a 4xx, a disk that is full, bytes that cannot be right."""
+    if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500:
+        return error.code not in (408, 429)
+    return isinstance(error, FileNotFoundError | OldphotoError) or (
+        isinstance(error, OSError) and error.errno in DISK_ERRORS
+    )
 
 
 def _fetch_hub(file: WeightFile, source: Source, report: Progress) -> Path:
-    from huggingface_hub import hf_hub_download
+    # Not hf_hub_download, which names what it stores by the server's ETag, a path maybe, before anybody has hashed it.
+    from huggingface_hub import hf_hub_url
 
-    def download(again: bool) -> Path:
-        return Path(
-            hf_hub_download(
-                source.repo,
-                source.path,
-                revision=source.revision,
-                cache_dir=hub_cache(),
-                endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None,
-                # Every file is public: a token goes out only where the user set one in so many words.
-                token=os.environ.get("HF_TOKEN") or False,
-                force_download=again,
-                tqdm_class=_hub_bar(file, report),
-            )
-        )
-
-    # The hub's client compares sizes, never hashes, and goes on serving a wrong file until it is told to fetch again.
-    for again in (False, True):
-        path = _patiently(partial(download, again))
-        found = _hash(path)
-        if found == file.sha256:
-            return path
-    _delete(path)
-    raise _corrupt(file, path, found, "it was deleted; try another HF_ENDPOINT, or `oldphoto weights import`")
-
-
-def _hub_bar(file: WeightFile, report: Progress) -> type[Any]:
-    """The hub client's progress bar, which draws nothing and tells `report`."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public, but not in an __all__
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Of the two bars of one xet transfer, the one for raw network bytes is left out.
-            self.silent = str(kwargs.get("name")).endswith(".transfer")
-            super().__init__(*args, **(kwargs | {"disable": True}))  # type: ignore[no-untyped-call]  # tqdm has no types
-            self.done = int(kwargs.get("initial") or 0)
-            self.update(0)
-
-        def update(self, n: float | None = 1) -> None:
-            self.done += int(n or 0)
-            if not self.silent:
-                report(file, self.done, file.bytes or self.total)
-
-    return Bar
+    url = hf_hub_url(source.repo, source.path, revision=source.revision, endpoint=_endpoint())
+    target = cache_folder() / file.path
+    # Every file is public: a token goes out only where the user set one in so many words.
+    token = os.environ.get("HF_TOKEN") or ""
+    _download(url, target, file, file.hashes, file.bytes, lambda done: report(file, done, file.bytes), token)
+    return target
 
 
 def _fetch_zip(file: WeightFile, source: Source, report: Progress) -> Path:
@@ -682,8 +637,7 @@ def _fetch_zip(file: WeightFile, source: Source, report: Progress) -> Path:
 
 def _fetch_bz2(file: WeightFile, source: Source, report: Progress) -> Path:
     archive = cache_folder() / f"{file.path}.bz2"
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    _download(source, archive, lambda done: report(file, done, source.bytes))
+    _download(source.url, archive, file, (source.sha256,), source.bytes, lambda done: report(file, done, source.bytes))
     with bz2.open(archive) as stream:
         path = _store(file, stream, lambda file, done, total: None)
     archive.unlink()
@@ -703,9 +657,10 @@ def _store(file: WeightFile, stream: IO[bytes], report: Progress) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     digest, done = hashlib.sha256(), 0
+    most = _most(file.bytes)
     try:
         with part.open("wb") as output:
-            while done <= LARGEST_BYTES and (chunk := stream.read(CHUNK_BYTES)):
+            while done <= most and (chunk := stream.read(CHUNK_BYTES)):
                 output.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
@@ -720,29 +675,59 @@ def _store(file: WeightFile, stream: IO[bytes], report: Progress) -> Path:
     return target
 
 
-def _open(url: str, start: int, end: int | None) -> HTTPResponse:
+def _most(size: int | None) -> int:
+    """The most bytes that are taken for a file: its size, or where nobody publishes it, more than any has."""
+    return LARGEST_BYTES if size is None else size
+
+
+def _open(url: str, start: int, end: int | None, token: str = "") -> HTTPResponse:
     """GET from byte `start` up to, not including, `end`. The server may answer 200 and send everything."""
     headers = {"User-Agent": "oldphoto", "Accept-Encoding": "identity"}
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+    request = urllib.request.Request(url, headers=headers)
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        response: HTTPResponse = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=READ_TIMEOUT_SECONDS
-        )
+        return _urlopen(request, READ_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         raise
-    return response
 
 
-def _download(source: Source, target: Path, report: Callable[[int], None]) -> None:
-    """Fetch a plain URL. What a cut or a killed run left in the .part file is kept and gone on from."""
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """The body of an answer, in the pieces in which it comes. Raises ConnectionError where it comes too slowly."""
+    started, have = time.monotonic(), 0
+    while chunk := response.read1(CHUNK_BYTES):
+        yield chunk
+        have += len(chunk)
+        waited = time.monotonic() - started
+        if waited > READ_TIMEOUT_SECONDS and have < waited * SLOWEST_BYTES_PER_SECOND:
+            raise ConnectionError(f"too slow: {have} bytes in {waited:.0f} seconds")
+
+
+def _download(
+    url: str,
+    target: Path,
+    file: WeightFile,
+    hashes: Sequence[str],
+    size: int | None,
+    report: Callable[[int], None],
+    token: str = "",
+) -> None:
+    """Fetch a URL to `target`, a file of ours, which takes its name once its sha256 is one of `hashes`.
+
+    What a cut or a killed run left in the .part file is kept and gone on from. size: no more bytes are taken.
+    Raises WeightsCorruptError for wrong bytes, which are fetched twice, and what the transport raises.
+    """
     part = target.with_name(target.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    most = _most(size)
 
     def go_on() -> None:
         have = part.stat().st_size if part.exists() else 0
         try:
-            response = _open(source.url, have, None)
+            response = _open(url, have, None, token)
         except urllib.error.HTTPError as error:
             if error.code == 416:
                 return  # nothing is left to send: the hash decides
@@ -750,23 +735,24 @@ def _download(source: Source, target: Path, report: Callable[[int], None]) -> No
         with response, part.open("ab") as output:
             if response.status != 206:
                 output.truncate(have := 0)
-            while chunk := response.read(CHUNK_BYTES):
-                output.write(chunk)
+            for chunk in _chunks(response):
+                output.write(chunk[: most + 1 - have])
                 have += len(chunk)
-                report(have)
+                report(min(have, most))
+                if have > most:
+                    return  # it is not the file: the hash says so
             if response.length:  # bytes that were promised and did not come
                 raise ConnectionError(f"cut after {have} bytes")
 
     for _ in range(2):
         _patiently(go_on)
         found = _hash(part)
-        if found == source.sha256:
+        if found in hashes:
             part.replace(target)
             return
         part.unlink()
-    raise WeightsCorruptError(
-        f"{source.url} is wrong: sha256 {found}, weights.lock says {source.sha256}", "it was deleted; try again later"
-    )
+    advice = "it was deleted; try another HF_ENDPOINT, or `oldphoto weights import`"
+    raise _corrupt(file, url, found, advice, expected=hashes[0])
 
 
 class _RemoteFile(io.RawIOBase):
@@ -816,7 +802,11 @@ class _RemoteFile(io.RawIOBase):
         with response:
             if response.status != 206:
                 raise FileNotFoundError(f"{self.url} can't be read in part")
-            data = response.read(end - start)
+            data = b""
+            for chunk in _chunks(response):
+                data += chunk
+                if len(data) >= end - start:
+                    break
             if len(data) != end - start:
                 raise ConnectionError(f"cut after {len(data)} bytes")
             self.place = response.geturl()

@@ -1,6 +1,6 @@
 """Weights: what is fetched, from where, and that nothing is used unverified.
 
-The hub's own client talks to a local server; files are small random bytes, their hashes computed here by hashlib.
+A local server stands in for every host; files are small random bytes, their hashes computed here by hashlib.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-from oldphoto import weights
+from oldphoto import doctor, weights
 from oldphoto.errors import (
     ExitCode,
     FileAccessError,
@@ -276,7 +276,7 @@ def test_fetch_then_no_more_requests(monkeypatch: pytest.MonkeyPatch, home: Path
         seen: list[tuple[str, int, int | None]] = []
         path = weights.obtain(file, progress=lambda file, done, total: seen.append((file.net, done, total)))
         assert path.read_bytes() == DATA
-        assert path.is_relative_to(home / "hub" / "models--someone--photos")
+        assert path == home / "oldphoto" / VAE
         assert seen[-1] == ("old_vae", len(DATA), len(DATA))
         assert all(request.token == "" for request in hub.requests)
         asked = len(hub.requests)
@@ -295,30 +295,112 @@ def test_token_goes_out_only_where_it_is_set(hub: HubServer, monkeypatch: pytest
     assert "Bearer hf_secret" in {request.token for request in hub.requests}
 
 
-def test_branch_and_other_cache_folder(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    hub.add("someone/photos", "main", VAE, DATA)
+def test_a_token_does_not_follow_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with HubServer(redirect=True) as hub:
+        hub.add("someone/photos", COMMIT, VAE, DATA)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        weights.obtain(weight())
+    tokens = {request.path.startswith("/cdn/"): request.token for request in hub.requests if request.path != "/"}
+    assert tokens == {False: "Bearer hf_secret", True: ""}
+
+
+def in_hub_cache(folder: Path, data: bytes = DATA) -> Path:
+    """A file as the hub's own client keeps it for a branch: a link named by commit, to a blob named by content."""
+    repo = folder / "models--someone--photos"
+    blob, link, ref = repo / "blobs" / sha256(DATA), repo / "snapshots" / COMMIT / VAE, repo / "refs" / "main"
+    for path in (blob, link, ref):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(data)
+    ref.write_text(COMMIT)
+    link.symlink_to(os.path.relpath(blob, link.parent))
+    return link
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "main"])
+def test_what_the_hubs_client_keeps_is_used(
+    nowhere: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, revision: str
+) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
-    file = weight(hub_source(revision="main"))
-    path = weights.obtain(file)
-    assert path.is_relative_to(tmp_path / "elsewhere")
-    assert weights.obtain(file, offline=True) == path
+    link = in_hub_cache(tmp_path / "elsewhere")
+    assert weights.obtain(weight(hub_source(revision=revision)), offline=True) == link
+
+
+# ---- a hub that means harm
+
+
+@pytest.mark.parametrize("name", ["{victim}", "../../../../../{victim}", "..", "a/b", "x" * 300, "\\..\\x", ""])
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit", "Content-Disposition"])
+def test_no_header_of_a_hub_says_where_its_bytes_go(
+    hub: HubServer, tmp_path: Path, home: Path, name: str, header: str
+) -> None:
+    victim = tmp_path / "profile"
+    victim.write_text("mine")
+    hub.add("someone/photos", COMMIT, VAE, OTHER)
+    hub.faults["latest_net_G.pth"].headers = {header: f'"{name}"'.format(victim=victim)}
+    with pytest.raises(WeightsCorruptError):
+        weights.obtain(weight())
+    assert victim.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "profile"]
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert [path.suffix for path in files] == [".lock"], files
+
+
+def test_no_more_is_taken_than_the_lock_allows(hub: HubServer, home: Path) -> None:
+    hub.add("someone/photos", COMMIT, VAE, DATA * 50)
+    largest = 0
+
+    def look(file: WeightFile, done: int, total: int | None) -> None:
+        nonlocal largest
+        largest = max(largest, done, *(path.stat().st_size for path in home.rglob("*.part")))
+
+    with pytest.raises(WeightsCorruptError):
+        weights.obtain(weight(), progress=look)
+    assert largest <= len(DATA) + 1
+    packed = bz2.compress(DATA)
+    url = hub.add_file("landmarks.dat.bz2", bz2.compress(DATA * 50))
+    with pytest.raises(WeightsCorruptError):
+        weights.obtain(landmarks(url, packed), progress=look)
+    assert largest <= max(len(DATA), len(packed)) + 1
+
+
+def test_a_member_that_unfolds_beyond_its_size_is_left(hub: HubServer, home: Path) -> None:
+    url = hub.add_file("bomb.zip", zip_of({"checkpoints/x": bytes(30_000_000)}))
+    seen: list[int] = []
+    with pytest.raises(WeightsCorruptError):
+        weights.obtain(
+            weight(Source("zip", url=url, member="checkpoints/x")), progress=lambda file, done, total: seen.append(done)
+        )
+    assert max(seen) <= len(DATA) + weights.CHUNK_BYTES
+
+
+def test_a_byte_now_and_then_is_not_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "READ_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(weights, "TRIES", 2)
+    hub.faults["latest_net_G.pth"].chunk_bytes = 1
+    hub.faults["latest_net_G.pth"].chunk_seconds = 0.05
+    started = time.monotonic()
+    with pytest.raises(WeightsUnavailableError, match="too slow"):
+        weights.obtain(weight())
+    assert time.monotonic() - started < 5
+
+
+def test_an_endpoint_that_cannot_be_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[::1")
+    with pytest.raises(WeightsUnavailableError, match="Invalid IPv6"):
+        weights.obtain(weight())
 
 
 def test_cut_connection_is_resumed(hub: HubServer) -> None:
-    data = random.Random(3).randbytes(12 << 20)  # the hub's client keeps what came in steps of 10 MiB
-    hub.add("someone/photos", COMMIT, "large.pth", data)
-    hub.faults["large.pth"].cut = [11 << 20]
-    path = weights.obtain(weight(hub_source(path="large.pth"), data=data))
-    assert sha256(path.read_bytes()) == sha256(data)
-    assert [request.range for request in hub.gets("large.pth")] == ["", f"bytes={10 << 20}-"]
+    hub.faults["latest_net_G.pth"].cut = [200_000]
+    assert weights.obtain(weight()).read_bytes() == DATA
+    assert [request.range for request in hub.gets(VAE)] == ["", "bytes=200000-"]
 
 
 def test_server_that_ignores_range(hub: HubServer) -> None:
-    data = random.Random(3).randbytes(12 << 20)
-    hub.add("someone/photos", COMMIT, "large.pth", data)
-    hub.faults["large.pth"].cut = [11 << 20]
-    hub.faults["large.pth"].ignore_range = True
-    assert weights.obtain(weight(hub_source(path="large.pth"), data=data)).read_bytes() == data
+    hub.faults["latest_net_G.pth"].cut = [200_000]
+    hub.faults["latest_net_G.pth"].ignore_range = True
+    assert weights.obtain(weight()).read_bytes() == DATA
 
 
 def test_connection_reset(hub: HubServer) -> None:
@@ -459,7 +541,7 @@ def test_cache_that_cannot_be_written(hub: HubServer, monkeypatch: pytest.Monkey
 
 TWO_AT_ONCE = """
 import sys
-from oldphoto import weights
+from oldphoto import doctor, weights
 source = weights.Source("hub", repo="someone/photos", revision=sys.argv[1], path=sys.argv[2])
 file = weights.WeightFile("published", "old_vae", sys.argv[2], None, sys.argv[3], "MIT", "B", (source,))
 print(weights.obtain(file))
@@ -648,50 +730,52 @@ def test_own_folder_goes_first(hub: HubServer, tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "own").is_dir()
 
 
+def test_without_a_home_all_is_had_that_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact: WeightFile
+) -> None:
+    """As in a container that runs under a bare user number."""
+
+    def nobody(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "old_vae.pth").write_bytes(DATA)
+    assert weights.resolve("auto", nets_for, files=[weight(), compact]).name == "compact"
+    assert weights.verify([weight()]) == {weight(): ()}
+    assert weights.remove([weight()]) == ()
+    with pytest.raises(WeightsUnavailableError, match="no home folder"):
+        weights.obtain(weight())
+    assert "no home folder" in doctor.folders()["cache"]
+    monkeypatch.setenv("OLDPHOTO_WEIGHTS", str(tmp_path / "own"))
+    assert weights.resolve("published", nets_for, files=[weight()]).files["old_vae"].read_bytes() == DATA
+
+
 def test_own_folder_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLDPHOTO_WEIGHTS", str(tmp_path / "nowhere"))
     with pytest.raises(WeightsUnavailableError, match="OLDPHOTO_WEIGHTS"):
         weights.cached(weight())
 
 
-# ---- hashing once, verifying, removing
+# ---- hashing, verifying, removing
 
 
-def test_large_files_are_hashed_once(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "REMEMBER_FROM_BYTES", 1)
-    file = weight()
+def test_every_use_hashes_anew(hub: HubServer, home: Path) -> None:
+    """Size and time can be forged, and so can any note of what was found before."""
+    data = random.Random(6).randbytes(17 << 20)
+    file = weight(hub_source(path="large.pth"), data=data, path="large.pth")
+    hub.add("someone/photos", COMMIT, "large.pth", data)
     path = weights.obtain(file)
-    blob = path.resolve()
-    before = blob.stat()
-
-    # The same size and time: taken at its word by `cached`, caught by `verify`.
-    blob.write_bytes(OTHER)
-    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert weights.cached(file) == path
+    before = path.stat()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert weights.cached(file) is None
     (copy,) = weights.verify([file])[file]
-    assert (copy.right, copy.found, copy.place) == (False, sha256(OTHER), "hub")
-    assert weights.cached(file) is None
-
-    # Another time: hashed again.
-    blob.write_bytes(DATA)
-    assert weights.cached(file) == path
-    blob.write_bytes(OTHER)
-    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
-    assert weights.cached(file) is None
-
-
-def test_small_files_are_hashed_each_time(hub: HubServer, home: Path) -> None:
-    weights.obtain(weight())
-    assert not (home / "oldphoto" / "hashed").exists()
-
-
-@pytest.mark.parametrize("memory", ["", "[]", "{}", "\0"])
-def test_a_damaged_memory_is_ignored(hub: HubServer, monkeypatch: pytest.MonkeyPatch, home: Path, memory: str) -> None:
-    monkeypatch.setattr(weights, "REMEMBER_FROM_BYTES", 1)
-    path = weights.obtain(weight())
-    (note,) = (home / "oldphoto" / "hashed").iterdir()
-    note.write_text(memory)
-    assert weights.cached(weight()) == path
+    assert (copy.right, copy.place) == (False, "cache")
+    assert [inner.name for inner in (home / "oldphoto").iterdir() if inner.name != "locks"] == ["large.pth"]
 
 
 def test_verify_names_what_is_absent(hub: HubServer) -> None:
@@ -701,15 +785,9 @@ def test_verify_names_what_is_absent(hub: HubServer) -> None:
 def test_remove(hub: HubServer, home: Path) -> None:
     file = weight()
     path = weights.obtain(file)
-    converted = weights.derived_path(path)
-    assert converted == home / "oldphoto" / "converted" / f"{sha256(DATA)[:16]}.safetensors"
-    converted.parent.mkdir(parents=True)
-    converted.write_bytes(b"converted")
-    own = home / "oldphoto" / VAE
-    own.parent.mkdir(parents=True)
-    own.write_bytes(DATA)
+    link = in_hub_cache(home / "hub")
     removed = weights.remove([file])
-    assert {(row.path, row.bytes) for row in removed} == {(path, len(DATA)), (own, len(DATA)), (converted, 9)}
+    assert {(row.path, row.bytes) for row in removed} == {(path, len(DATA)), (link, len(DATA))}
     assert not [inner for inner in (home / "hub").rglob("blobs/*") if inner.is_file()]
     assert weights.cached(file) is None
     assert weights.remove([file]) == ()
