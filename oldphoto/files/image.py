@@ -110,6 +110,8 @@ _FOREIGN_CONTENT = (
     (b"\xff\x0a", 0, "a JPEG XL picture"),
 )
 
+_HIDDEN = re.compile(r"\.oldphoto-[0-9a-f]{12}-")
+
 _OS_ADVICE = {
     errno.ENOENT: "check the name and the folder",
     errno.EACCES: "check the permissions of the file and its folder",
@@ -238,11 +240,16 @@ def write_pages(
         raise _file_access_error("write", path, error) from error
 
 
-def remove_parts(path: Path) -> None:
-    """Delete the temporary files that a killed process left behind while it wrote `path`; never raises OSError."""
-    with suppress(OSError):
-        for part in path.parent.glob(f"{_hidden_prefix(path)}*"):
-            part.unlink()
+def remove_parts(*paths: Path) -> None:
+    """Delete the temporary files that a killed process left behind while it wrote these; never raises OSError."""
+    ours: dict[Path, set[str]] = {}
+    for path in paths:
+        ours.setdefault(path.parent, set()).add(_hidden_prefix(path))
+    for folder, prefixes in ours.items():
+        with suppress(OSError):
+            for part in folder.glob(".oldphoto-*"):
+                if _HIDDEN.match(part.name) and _hidden_prefix(part) in prefixes:
+                    part.unlink()
 
 
 def hidden_name(path: Path) -> Path:
@@ -251,6 +258,8 @@ def hidden_name(path: Path) -> Path:
 
 
 def _hidden_prefix(path: Path) -> str:
+    if hidden := _HIDDEN.match(path.name):
+        return hidden[0]  # what is written on the way to a hidden file belongs to the same target
     # Beside the target, so on the same disk; of constant length, so never too long; hidden from folder scans.
     return f".oldphoto-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
 

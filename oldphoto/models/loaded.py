@@ -60,7 +60,7 @@ class Models:
         with self._loading:
             if known.name not in self._loaded:
                 theirs = known.home == "published"
-                loaded = load_published(known.name, path, weights.derived_path(path)) if theirs else load_compact(path)
+                loaded = load_published(known.name, path) if theirs else load_compact(path)
                 self._loaded[known.name] = placed(loaded, self.device)
             return self._loaded[known.name]
 

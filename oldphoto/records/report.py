@@ -8,7 +8,6 @@ takes no memory, and a run that is killed leaves a page that opens. `close` adds
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from base64 import b64encode
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from urllib.parse import quote
 
 from oldphoto import __version__
 from oldphoto.errors import BadImageError, FileAccessError, NoInputError, RefusedOverwriteError
+from oldphoto.files.image import hidden_name, remove_parts
 from oldphoto.records.manifest import FaceFacts, FileFacts, Record, changes, last_lines
 from oldphoto.records.pictures import Look, look_at_files
 from oldphoto.stages import STAGES
@@ -56,6 +56,7 @@ class Page:
         self._error: OSError | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_parts(path)
             for there in (path, self.part):
                 _refuse(there, overwrite)
             self._handle: BinaryIO = self.part.open("wb")
@@ -98,7 +99,7 @@ class Page:
         Raises FileAccessError where not all of it could be written.
         """
         self._handle.close()
-        final = self.path.with_name(f".oldphoto-{secrets.token_hex(6)}.part")
+        final = hidden_name(self.path)
         try:
             if self._error is not None:
                 raise self._error

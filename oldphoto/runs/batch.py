@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from oldphoto.files.image import (
     DEFAULT_MAX_PIXELS,
     Photo,
     not_held,
+    hidden_name,
     output_format,
     read_mask,
     read_pages,
@@ -136,12 +137,14 @@ class Outcome:
     """What became of one photo: `record` is its line of the manifest, `error` None if it was restored and written.
 
     look: for a page to look at, if that was asked for.
+    beside: files that belong to it, each as (its hidden name, its own), where the caller is to place them.
     """
 
     planned: Planned
     record: Record
     error: Exception | None = None
     look: Look | None = None
+    beside: tuple[tuple[Path, Path], ...] = ()
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -225,8 +228,7 @@ def resume(
             on_stale(photo, reason)
         else:
             done.append(photo)
-    for photo in waiting:
-        remove_parts(photo.target)
+    remove_left_over(waiting)
     return replace(plan, photos=tuple(waiting), skipped=(*plan.skipped, *done))
 
 
@@ -338,18 +340,42 @@ def run(
         for outcome in flight.stop():
             if outcome.error is None:  # else it may be the interrupt's doing
                 done(outcome)
-        for planned in flying:
-            _remove_parts(planned)
+        remove_left_over(flying)
         if work is not None:
             work.share(1)
     return Summary(tuple(outcomes), interrupted)
 
 
-def _remove_parts(planned: Planned) -> None:
-    """What a photo that was interrupted may have left half written."""
-    for target in (planned.target, planned.mask_target, planned.comparison):
-        if target is not None:
-            remove_parts(target)
+def remove_left_over(photos: Iterable[Planned]) -> None:
+    """Delete what a run that was cut off has left of these photos under hidden names."""
+    targets = [(photo.target, photo.mask_target, photo.comparison, photo.faces_target) for photo in photos]
+    remove_parts(*(target for each in targets for target in each if target is not None))
+
+
+class _Beside:
+    """The files that go beside an output: hidden until the photo's line is written, so that none is without."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Path, Path]] = []
+
+    def hidden(self, path: Path, like: Path | None = None) -> Path:
+        """A hidden name to write the file at. like: the path that remove_left_over knows, if it is another."""
+        part = hidden_name(like or path)
+        self.waiting.append((part, path))
+        return part
+
+    def place(self) -> None:
+        """Give each its own name. Raises OSError."""
+        while self.waiting:
+            part, path = self.waiting[0]
+            part.replace(path)
+            del self.waiting[0]
+
+    def drop(self) -> None:
+        """Delete those that have no name of their own."""
+        for part, _ in self.waiting:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def restore_file(
@@ -359,9 +385,15 @@ def restore_file(
     look_room: int | None = None,
     keep: Callable[[Record], None] | None = None,
     sign: Callable[[Path, Record], None] | None = None,
+    *,
+    place: bool = True,
 ) -> Outcome:
-    """Read, restore and write one photo, page by page, and record what is found on the way. Otherwise as in `run`."""
+    """Read, restore and write one photo, page by page, and record what is found on the way. Otherwise as in `run`.
+
+    place: give the files beside the output their names; else the outcome's `beside` tells the caller to.
+    """
     record = blank_record(planned)
+    beside = _Beside()
     started = time.perf_counter()
     size = None
     look: Look | None = None
@@ -384,6 +416,8 @@ def restore_file(
         record["status"] = "restored"
         if keep is not None:
             keep(record)
+        if place:
+            beside.place()
 
     def restored() -> Iterator[Photo]:
         nonlocal size, look
@@ -428,21 +462,22 @@ def restore_file(
             if result.generated or record["source_type"] is None:
                 record["source_type"] = GENERATED if result.generated else ENHANCED
             writing = time.perf_counter()
-            # The photo goes last: where the photo exists, all that belongs to it does.
+            # The photo is placed last: where the photo exists, all that belongs to it does.
             if planned.faces_target is not None:
                 for face in result.faces:
-                    _write_crops(face, planned, earlier)
+                    _write_crops(face, planned, earlier, beside)
             if page == 0:
                 if planned.comparison is not None:
-                    write_comparison(photo, result.photo, planned.comparison)
+                    write_comparison(photo, result.photo, beside.hidden(planned.comparison))
                 look = None if look_room is None else look_at(photo, result.photo, result.mask, room=look_room)
             source_type = GENERATED if result.generated else ENHANCED
             yield _marked(result.photo, planned.target, record, source_type) if setting.provenance else result.photo
             reading = time.perf_counter()
             spent("write", writing)
         if planned.mask_target is not None and masks:
-            write_masks(masks, planned.mask_target)
-            record["saved_mask"] = file_facts(planned.mask_target)
+            part = beside.hidden(planned.mask_target)
+            write_masks(masks, part)
+            record["saved_mask"] = {**file_facts(part), "path": str(planned.mask_target)}
 
     try:
         # Read at the head of the line, which it leaves once it is admitted: no more than one photo waits decoded.
@@ -454,16 +489,22 @@ def restore_file(
         # Even a bug costs one photo, not the rest of a long run; the caller shows it.
         record["seconds"] = round(time.perf_counter() - started, 3)
         return failed(planned, out_of_memory(size) if ran_out(error) else error, record)
-    return Outcome(planned, record, look=look)
+    else:
+        handed_out, beside.waiting = tuple(beside.waiting), []
+        return Outcome(planned, record, look=look, beside=handed_out)
+    finally:
+        beside.drop()
 
 
-def _write_crops(face: Face, planned: Planned, earlier: int) -> None:
+def _write_crops(face: Face, planned: Planned, earlier: int, beside: _Beside) -> None:
     """The crops of an enhanced face, numbered on from the `earlier` faces of the file's other pages."""
     if face.after is not None:
         number = earlier + face.number
-        write_photo(Photo.from_array(face.before), planned.face_crop(number, "before"))
         after = np.clip(np.rint(face.after), 0, 255).astype(np.uint8)
-        write_photo(Photo.from_array(after), planned.face_crop(number, "after"))
+        sides: dict[Literal["before", "after"], NDArray[np.uint8]] = {"before": face.before, "after": after}
+        for side, pixels in sides.items():
+            part = beside.hidden(planned.face_crop(number, side), planned.faces_target)
+            write_photo(Photo.from_array(pixels), part, format="png")
 
 
 def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None, admit: Callable[[int], None]) -> Iterator[Photo]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from oldphoto.errors import FileAccessError, OutOfMemoryError, UsageError
-from oldphoto.files.image import DEFAULT_MAX_PIXELS, hidden_name, remove_parts
+from oldphoto.files.image import DEFAULT_MAX_PIXELS, hidden_name
 from oldphoto.records.manifest import Record, absolute
-from oldphoto.runs.batch import Outcome, Summary, Work, failed, restore_file
+from oldphoto.runs.batch import Outcome, Summary, Work, failed, remove_left_over, restore_file
 from oldphoto.runs.planning import Planned
 
 # A photo during which so many workers died is what kills them.
@@ -95,7 +95,7 @@ def run(
                 idle.append(worker)
             except ray.exceptions.RayActorError:
                 idle.append(start(load, sign))
-                remove_parts(task.planned.target)
+                remove_left_over([task.planned])
                 if task.tries < TRIES:
                     waiting.appendleft(task)
                     continue
@@ -110,8 +110,7 @@ def run(
         return Summary(tuple(outcomes), interrupted=True)
     finally:
         ray.shutdown()
-        for _, task in running.values():
-            remove_parts(task.planned.target)
+        remove_left_over(task.planned for _, task in running.values())
     return Summary(tuple(outcomes), interrupted=False)
 
 
@@ -161,7 +160,7 @@ class _Worker:
     def restore(self, planned: Planned, max_pixels: int | None, look_room: int | None) -> Outcome:
         if self.work is None:
             self.work = self.load()
-        return restore_file(planned, self.work, max_pixels, look_room, sign=self.sign)
+        return restore_file(planned, self.work, max_pixels, look_room, sign=self.sign, place=False)
 
 
 def _staged(planned: Planned) -> Planned:
@@ -181,9 +180,11 @@ def _committed(planned: Planned, outcome: Outcome, keep: Callable[[Record], None
     try:
         if keep is not None:
             keep(record)
+        for hidden, path in outcome.beside:
+            hidden.replace(path)
         part.replace(planned.target)
     except (OSError, FileAccessError) as error:
-        remove_parts(planned.target)
+        remove_left_over([planned])
         known = error if isinstance(error, FileAccessError) else None
         cause = known or FileAccessError(f"cannot write {planned.target}: {error}", "check its folder")
         return failed(planned, cause, record)

@@ -42,6 +42,31 @@ def negative(photo: Photo, mask: Any) -> Any:
     return negative_of(photo, mask)
 
 
+def with_all(photo: Photo, mask: Any) -> Any:
+    """A restoration with a mask and a face, all of which can be saved."""
+    face = SimpleNamespace(number=1, box=(0.0, 0.0, 4.0, 4.0), score=1.0, kept=None)
+    face.before = np.full((4, 4, 3), 10, np.uint8)
+    face.after = np.full((4, 4, 3), 99.0, np.float32)
+    return SimpleNamespace(**(vars(negative(photo, np.ones((8, 12), np.bool_))) | {"faces": (face,)}))
+
+
+def beside(folder: Path) -> dict[str, Any]:
+    """Options that write more files than outputs."""
+    return {"compare": True, "save_masks": folder / "masks", "save_faces": folder / "faces"}
+
+
+def all_files(folder: Path) -> list[str]:
+    """What a whole run with these options leaves, below the folder."""
+    crops = [f"faces/{name}.face1.{side}.png" for name in NAMES for side in ("before", "after")]
+    more = [f"out/{name}.before-after.jpg" for name in NAMES]
+    files = [*crops, *more, *(f"{place}/{name}" for place in ("in", "masks", "out") for name in NAMES)]
+    return sorted([*files, "out/run.jsonl"])
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def setting(options: Options | None = None, weights: dict[str, str] = WEIGHTS, **more: Any) -> Setting:
     return Setting(options or Options(), "compact", weights, **more)
 
@@ -163,7 +188,7 @@ from pathlib import Path
 from oldphoto.runs import batch
 from oldphoto.records import manifest
 from oldphoto.runs import planning
-from tests.runs.test_resume import make_plan, negative, setting
+from tests.runs.test_resume import beside, make_plan, setting, with_all
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 
@@ -175,7 +200,14 @@ def die(when, second=[]):
 
 def restore(photo, mask):
     die("restoring")
-    return negative(photo, mask)
+    return with_all(photo, mask)
+
+def replace(part, path, path_replace=Path.replace):
+    path_replace(part, path)
+    if path.name == {"a crop placed": "b.png.face1.before.png", "placed": "b.png.before-after.jpg"}.get(moment):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.replace = replace
 
 def keep(record):
     die("written")
@@ -190,27 +222,31 @@ def write(handle, data, os_write=os.write):
 
 os.write = write
 with manifest.Manifest(folder / "out/run.jsonl") as kept:
-    batch.run(make_plan(folder).photos, lambda: batch.Work(restore, setting()), keep=keep,
+    batch.run(make_plan(folder, **beside(folder)).photos, lambda: batch.Work(restore, setting()), keep=keep,
               on_done=lambda outcome: die("done"))
 """
 
 
-@pytest.mark.parametrize("moment", ["restoring", "written", "half a line", "recorded", "done"])
+@pytest.mark.parametrize(
+    "moment",
+    ["restoring", "written", "half a line", "recorded", "a crop placed", "placed", "done"],
+)
 def test_killed_at_any_moment(folder: Path, moment: str) -> None:
     killed = subprocess.run([sys.executable, "-c", CUT_OFF, str(folder), moment], cwd=Path(__file__).parents[2])
     assert killed.returncode == -signal.SIGKILL
     whole = {"done": ["a.png", "b.png"]}.get(moment, ["a.png"])
-    shown = [path for path in sorted((folder / "out").iterdir()) if path.suffix == ".png"]
-    assert [path.name for path in shown if not path.name.startswith(".")] == whole
+    shown = sorted((folder / "out").glob("[!.]*.png"))
+    assert [path.name for path in shown] == whole
     for path in shown:
         with Image.open(path) as picture:
             assert np.asarray(picture)[0, 0].tolist() == [55, 155, 205]
     recorded = [Path(record["output"]["path"]).name for record in manifest.read(folder / "out/run.jsonl")]
-    assert recorded == (["a.png", "b.png"] if moment in ("recorded", "done") else ["a.png"])
-    again = go_on(folder)
-    lost = ["b.png: its output is missing"] if moment == "recorded" else []
-    assert again == [*lost, *(name for name in NAMES if name not in whole)]
-    assert sorted(path.name for path in (folder / "out").iterdir()) == [*NAMES, "run.jsonl"]
+    after_the_line = moment in ("recorded", "a crop placed", "placed")
+    assert recorded == (["a.png", "b.png"] if after_the_line or moment == "done" else ["a.png"])
+    again = go_on(folder, restore=with_all, **beside(folder))
+    assert again[0].startswith("b.png: its " if after_the_line else "")
+    assert again[after_the_line:] == [name for name in NAMES if name not in whole]
+    assert files_below(folder) == all_files(folder)
     assert not any(changes for _, changes in manifest.verify(manifest.read(folder / "out/run.jsonl")))
 
 
