@@ -632,7 +632,7 @@ def restore(
             spool = Path(stack.enter_context(TemporaryDirectory(prefix="oldphoto-")))
             inputs, output = open_pipes(inputs or [], output, spool)
         report = Report(quiet=quiet, verbose=verbose, as_json=as_json, pipes=spool)
-        records = last_lines(read_manifest(resume)) if resume is not None and resume.exists() else {}
+        records = last_lines(read_manifest(resume)) if resume is not None and os.path.lexists(resume) else {}
 
         def make_plan(existing: Existing) -> Plan:
             return planning.plan(

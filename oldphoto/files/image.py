@@ -16,7 +16,6 @@ import mmap
 import os
 import re
 import secrets
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +26,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.errors import BadImageError, FileAccessError, UsageError
+from oldphoto.errors import BadImageError, FileAccessError, RefusedOverwriteError, UsageError
 from oldphoto.files.colour import Pixels
 from oldphoto.files.decoding import Limits, TooLargeError, as_bad_image, quiet
 from oldphoto.files.exif import Tiff, has_maker_note
@@ -38,6 +37,7 @@ from oldphoto.files.photo import FORMATS, Format, Metadata, Photo
 from oldphoto.files.plugins import read_bmp, read_jpeg, read_webp, write_bmp, write_jpeg, write_webp
 from oldphoto.files.png import read_png, write_png
 from oldphoto.files.tiff import find_pages, read_tiff, write_tiff
+from oldphoto.machine.disk import is_folder, move, open_file, read_file, sync
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -175,11 +175,9 @@ def read_pages(
 def count_pages(path: Path) -> int:
     """How many photos read_pages will give, told from the file's directories alone; 1 if they cannot be read."""
     try:
-        if not path.is_file():
-            return 1  # a pipe would be waited for
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return len(find_pages(Tiff(content)).offsets) if _format_of(content[:64]) == "TIFF" else 1
-    except (OSError, ValueError, BadImageError, struct.error):
+    except Exception:  # decoders' are of every kind
         return 1  # what is wrong is told when it is read
 
 
@@ -202,6 +200,7 @@ def write_pages(
     format: str | None = None,
     quality: int | None = None,
     before_move: Callable[[Path], None] = lambda part: None,
+    replace_file: bool = True,
 ) -> None:
     """Write photos into one file, with all the metadata its format takes: whole, in one step, or not at all.
 
@@ -211,6 +210,7 @@ def write_pages(
     format: as in output_format. quality: 1 to 100, for JPEG and WebP; the lossless formats pay no heed. None reuses a
     JPEG source's own quantisation for a JPEG, keeps a lossless WebP lossless, and else takes 95.
     before_move: called with the temporary file when it is whole; what it raises is a failure like any other.
+    replace_file: not set, what has come to be at `path` by then stays, and is a RefusedOverwriteError.
     Raises UsageError as output_format does, FileAccessError if the file cannot be written.
     """
     path = Path(path)
@@ -229,13 +229,14 @@ def write_pages(
                     _WRITERS[target](first, handle, quality)
                     if any(True for _ in turn):
                         raise UsageError(f"{path.name}: {target} holds one picture", "write a .tif file instead")
-                handle.flush()
-                os.fsync(handle.fileno())
+                sync(handle)
             before_move(part)
-            part.replace(path)
+            move(part, path, replace=replace_file)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+    except FileExistsError as error:
+        raise RefusedOverwriteError(f"{path} has come to exist meanwhile", "is another run writing there?") from error
     except OSError as error:
         raise _file_access_error("write", path, error) from error
 
@@ -390,12 +391,10 @@ def write_masks(masks: Sequence[NDArray[np.bool_]], path: str | os.PathLike[str]
 
 def _load(path: Path, admit: Callable[[int], None]) -> bytes:
     try:
-        if path.is_dir():
+        if is_folder(path):
             raise FileAccessError(f"{path} is a folder, not a picture", "name a file in it")
-        if path.exists() and not path.is_file():
-            raise FileAccessError(f"{path} is a pipe or a device, not a file", "copy what it gives into a file")
         admit(path.stat().st_size)
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise _file_access_error("read", path, error) from error
 

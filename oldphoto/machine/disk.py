@@ -1,7 +1,7 @@
 """What a path may lead to, and what a file system may lack: asked here, so that nobody else has to know.
 
-Paths are of any origin: too long, in folders that may not be looked into, links in a circle, pipes. Python's own methods
-raise for some of them, and wait for ever at others.
+Paths are of any origin: too long, in folders that may not be looked into, links in a circle, pipes. Python's own
+methods raise for some of them, and wait for ever at others.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,6 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
 }
 
 
@@ -38,15 +38,15 @@ def exists(path: Path | str) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Raises OSError, also for a pipe, a socket, a device or a folder.
 
     These are never opened: a pipe would wait for a writer, a device may never end.
     """
-    _check_regular(path, os.stat(path))  # noqa: PTH116 - as in pathlib, but for any path
+    check_regular(path)
     # Without waiting, should the file have become a pipe meanwhile.
     without_waiting = getattr(os, "O_NONBLOCK", 0)
-    handle = open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))  # noqa: PTH123, SIM115
+    handle = open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))  # noqa: SIM115
     try:
         _check_regular(path, os.fstat(handle.fileno()))
     except OSError:
@@ -55,7 +55,14 @@ def open_file(path: Path) -> BinaryIO:
     return handle
 
 
+def check_regular(path: Path) -> None:
+    """Raise OSError unless a path leads to a regular file that can be seen; IsADirectoryError for a folder."""
+    _check_regular(path, path.stat())
+
+
 def _check_regular(path: Path, facts: os.stat_result) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "no file")
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
@@ -78,7 +85,7 @@ def sync(handle: BinaryIO) -> None:
 
 
 def move(part: Path, path: Path, *, replace: bool = True) -> None:
-    """Give a file its name, in one step. Raises OSError; FileExistsError, where `replace` is not set, for a name taken."""
+    """Give a file its name, in one step. Raises OSError: FileExistsError for a name taken, unless it may `replace`."""
     if replace:
         part.replace(path)
         return

@@ -7,12 +7,12 @@ remote manifest of an ingredient is fetched.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from oldphoto import __version__
 from oldphoto.errors import FileAccessError, UsageError
+from oldphoto.machine.disk import open_file, read_file, sync
 from oldphoto.records.manifest import Record, hash_file
 
 _TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "TIFF": "image/tiff", "WEBP": "image/webp"}
@@ -43,7 +43,7 @@ class Signer:
         except ImportError as error:
             raise UsageError("--c2pa needs the package c2pa-python", "pip install 'oldphoto[c2pa]'") from error
         try:
-            chain, secret = certificate.read_bytes(), key.read_bytes()
+            chain, secret = read_file(certificate), read_file(key)
         except OSError as error:
             raise FileAccessError(f"cannot read {error.filename}: {error.strerror}", "check the name") from error
         try:
@@ -74,15 +74,14 @@ class Signer:
                 c2pa.Context(c2pa.Settings.from_dict(_SETTINGS)) as context,
                 c2pa.Builder(_definition(record, types[1]), context) as builder,
                 c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm, self.certificate, self.key, None)) as signer,
-                source.open("rb") as original,
+                open_file(source) as original,
                 part.open("rb") as plain,
                 signed.open("x+b") as result,
             ):
                 ingredient = {"title": source.name, "relationship": "parentOf", "label": "input"}
                 builder.add_ingredient(json.dumps(ingredient), types[0], original)
                 builder.sign(signer, types[1], plain, result)
-                result.flush()
-                os.fsync(result.fileno())
+                sync(result)
             signed.replace(part)
         except c2pa.C2paError as error:
             raise UsageError(f"{source.name} cannot be signed: {error}", "check the certificate and its key") from error

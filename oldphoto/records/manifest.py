@@ -26,6 +26,7 @@ from typing import IO, Any, Literal, NotRequired, TypedDict, cast
 
 from oldphoto import __version__
 from oldphoto.errors import ExitCode, FileAccessError, OldphotoError, RefusedOverwriteError
+from oldphoto.machine.disk import exists, open_file, read_file, sync
 from oldphoto.options import Options
 
 # Goes up when a line changes in a way that readers have to know of.
@@ -175,7 +176,7 @@ class Manifest:
         self._waiting = b""
         with _file_errors("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            there = path.exists() and path.stat().st_size > 0
+            there = exists(path) and path.stat().st_size > 0
         if there and not (resume or overwrite):
             advice = "use --resume to go on with it, --overwrite or another name"
             raise RefusedOverwriteError(f"the manifest {path} exists", advice)
@@ -215,7 +216,7 @@ class Manifest:
             written = 0
             while written < len(data):
                 written += os.write(self._handle.fileno(), data[written:])
-            os.fsync(self._handle.fileno())
+            sync(self._handle)
         except OSError:
             # Half a line must not stay in front of the next one.
             self._handle.truncate(self._size)
@@ -238,7 +239,7 @@ def read(path: Path) -> list[Record]:
     A last line that was cut short is left out. Raises FileAccessError if the file cannot be read or is no manifest.
     """
     with _file_errors("read", path):
-        data = path.read_bytes()
+        data = read_file(path)
     records = []
     lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -285,8 +286,8 @@ def difference(path: Path, facts: FileFacts) -> Difference | None:
 
 
 def hash_file(path: Path) -> str:
-    """The sha256 of a file, in lower-case hexadecimal. Raises OSError."""
-    with path.open("rb") as stream:
+    """The sha256 of a regular file, in lower-case hexadecimal. Raises OSError."""
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -302,8 +303,14 @@ def error_facts(error: Exception) -> ErrorFacts:
 
 
 def absolute(path: Path | str) -> Path:
-    """The absolute path of a file that need not exist; links stay what the user wrote."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
+    """The absolute path of a file that need not exist; links stay what the user wrote.
+
+    Raises FileAccessError for a relative path where the working folder is gone.
+    """
+    try:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+    except FileNotFoundError as error:
+        raise FileAccessError("the working folder is gone", "change to one that is there") from error
 
 
 def now() -> str:
@@ -366,7 +373,7 @@ def _lock_alone(handle: IO[bytes], path: Path) -> None:
 
 def _mended(path: Path) -> int:
     """The size of a manifest without a last line that was cut short; a whole one that lacks its end gets it."""
-    data = path.read_bytes()
+    data = read_file(path)
     end = data.rfind(b"\n") + 1
     if _parsed(data[end:]) is None:
         return end

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from oldphoto import __version__
 from oldphoto.errors import BadImageError, FileAccessError, NoInputError, RefusedOverwriteError
 from oldphoto.files.image import hidden_name, remove_parts
+from oldphoto.machine.disk import exists, open_file, sync
 from oldphoto.records.manifest import FaceFacts, FileFacts, Record, changes, last_lines
 from oldphoto.records.pictures import Look, look_at_files
 from oldphoto.stages import STAGES
@@ -108,8 +109,7 @@ class Page:
                 photos.seek(self._start)
                 shutil.copyfileobj(photos, page, 1 << 20)
                 page.write(_closing(self._totals).encode())
-                page.flush()
-                os.fsync(page.fileno())
+                sync(page)
             final.replace(self.path)
         except OSError as error:
             raise _access_error(self.path, error) from error
@@ -146,7 +146,7 @@ def seen(record: Record, room: int) -> tuple[Record, Look | None]:
     found = changes(record) if record["status"] == "restored" else []
     warnings = [f"the {change.role.replace('_', ' ')} is {change.what} since: {change.path.name}" for change in found]
     masks = [facts["path"] for facts in (record["saved_mask"], record["mask"]) if facts is not None]
-    mask = next((path for path in masks if Path(path).exists()), None)
+    mask = next((path for path in masks if exists(path)), None)
     look = None
     try:
         look = look_at_files(record["input"]["path"], record["output"]["path"], mask, room=room)
@@ -279,7 +279,7 @@ def _details(record: Record, folder: Path) -> list[tuple[str, str, str | None]]:
         if facts is None:
             continue
         # Of what was not written there is nothing to link to.
-        written = facts["sha256"] is not None or Path(facts["path"]).exists()
+        written = facts["sha256"] is not None or exists(facts["path"])
         rows.append((name, facts["path"], _link(facts["path"], folder) if written else None))
         told = [f"{facts['bytes']:,} bytes"] if facts["bytes"] is not None else []
         told += [str(facts["format"])] if facts.get("format") else []
@@ -391,7 +391,7 @@ def _refuse(path: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise RefusedOverwriteError(f"the report {path} exists", "use --overwrite or another name")
-    with path.open("rb") as page:
+    with open_file(path) as page:
         if page.read(2000).find(_MARK) < 0:
             raise RefusedOverwriteError(f"{path} is no report of oldphoto", "use another name")
 

@@ -43,6 +43,7 @@ from oldphoto.files.image import (
     write_photo,
 )
 from oldphoto.machine.memory import admit_reading, line, out_of_memory, ran_out
+from oldphoto.machine.disk import exists
 from oldphoto.machine.workers import Flight
 from oldphoto.options import Options
 from oldphoto.records.manifest import (
@@ -253,7 +254,7 @@ def _stale(photo: Planned, record: Record, setting: Setting) -> str | None:
         what = "not the same" if path is None or facts is None else difference(path, facts)
         if what is not None:
             return f"its {role.replace('_', ' ')} is {what}"
-    if photo.comparison is not None and not photo.comparison.exists():
+    if photo.comparison is not None and not exists(photo.comparison):
         return "its comparison is missing"
     return None
 
@@ -406,6 +407,8 @@ def restore_file(
         stages[stage] = stages.get(stage, 0.0) + time.perf_counter() - since
 
     def finish(part: Path) -> None:
+        if not planned.replaces and os.path.lexists(planned.target):
+            raise FileExistsError
         if sign is not None:
             sign(part, record)
         record["output"] |= {"sha256": hash_file(part), "bytes": part.stat().st_size}
@@ -482,7 +485,13 @@ def restore_file(
     try:
         # Read at the head of the line, which it leaves once it is admitted: no more than one photo waits decoded.
         with line.reading():
-            write_pages(restored(), planned.target, quality=setting.options.quality, before_move=finish)
+            write_pages(
+                restored(),
+                planned.target,
+                quality=setting.options.quality,
+                before_move=finish,
+                replace_file=planned.replaces,
+            )
     except (WeightsUnavailableError, WeightsCorruptError):
         raise
     except Exception as error:

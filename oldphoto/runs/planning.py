@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from PIL import Image
 
@@ -29,16 +31,15 @@ from oldphoto.files.image import (
     format_suffix,
     same_format,
 )
+from oldphoto.machine.disk import check_regular, exists, is_folder, open_file
 from oldphoto.options import Options
 from oldphoto.records.manifest import (
     Record,
     absolute,
 )
 
-if TYPE_CHECKING:
-    pass
-
 Existing = Literal["refuse", "skip", "overwrite"]
+LONGEST_NAME = 255  # of bytes, on most file systems
 FACE_CROP = re.compile(r"(?P<photo>.+)\.face\d+\.(before|after)\.png")
 
 
@@ -77,8 +78,12 @@ class Naming:
                 "parent": source.absolute().parent.name,
             }
             try:
-                unknown = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None} - set(fields)
-                stem = self.template.format(**fields) if not unknown else ""
+                parts = list(Formatter().parse(self.template))
+                unknown = {name for _, name, _, _ in parts if name is not None} - set(fields)
+                # A width that no name has would be filled up with spaces, gigabytes of them.
+                widths = [int(width) for _, _, spec, _ in parts for width in re.findall(r"\d+", spec or "")]
+                sound = not unknown and max(widths, default=0) <= LONGEST_NAME
+                stem = self.template.format(**fields) if sound else ""
             except (ValueError, IndexError, KeyError):
                 stem = ""
             if not stem:
@@ -99,6 +104,7 @@ class Planned:
     faces_target: where face crops are written, if that was asked for: `.face<number>.before.png` and `.after.png` are
         added to this name.
     comparison: where a picture of before and after is written, if that was asked for.
+    replaces: whether a file at `target` may be replaced; else one that comes to be there meanwhile stays.
     problem: why it cannot be done, known before work starts (no such file, no mask); it is reported, not restored.
     """
 
@@ -108,6 +114,7 @@ class Planned:
     mask_target: Path | None = None
     faces_target: Path | None = None
     comparison: Path | None = None
+    replaces: bool = True
     problem: OldphotoError | None = None
 
     def face_crop(self, number: int, side: Literal["before", "after"]) -> Path:
@@ -121,12 +128,14 @@ class Plan:
     """What a run will do: `photos` in order, `skipped` ones whose output exists, and the count of files passed over.
 
     single: the input was one file named in full, so that its error is the run's error.
+    notes: a line each on what is left out and may be missed.
     """
 
     photos: tuple[Planned, ...]
     skipped: tuple[Planned, ...]
     ignored: int
     single: bool
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,8 @@ def plan(
     listed: Sequence[str] = (),
     shard: Shard | None = None,
     records: Mapping[Path, Record] | None = None,
+    own: Mapping[Path, str] | None = None,
+    service: bool = False,
 ) -> Plan:
     """Pair every photo with the file it will become.
 
@@ -191,23 +202,26 @@ def plan(
     shard: only these photos of the batch; what collides is refused for the whole batch.
     records: the lines of an earlier run's manifest by output, as last_lines gives them. What it wrote does not count as
         existing: `resume` tells which of it stays.
+    own: other files that the run reads or writes, and what each is, as "the manifest": no output takes their place.
+    service: a run that does not end: what collides is its photo's problem, and not an error.
 
-    Raises NoInputError if nothing matched, RefusedOverwriteError if an output would overwrite an input, a file that
-    exists, or another output, UsageError if the output cannot be a file, FileAccessError if a folder cannot be read.
+    A file or folder that cannot be read is a problem of its own. Raises NoInputError if nothing matched,
+    RefusedOverwriteError if an output would overwrite an input, a file that exists, or another output, UsageError if
+    the output cannot be a file, FileAccessError if all that was named is a folder that cannot be read.
     """
-    if masks is not None and not masks.exists():
+    if masks is not None and not exists(masks):
         raise FileAccessError(f"there is no mask {masks}", "give a mask file or a folder of masks with --mask")
     out = Path(output)
     apart = [path for path in (out, masks, save_masks, save_faces) if path is not None]
-    found, ignored = _find(inputs, listed, recursive, apart)
-    single = len(inputs) == 1 and not listed and not _is_pattern(inputs[0]) and not Path(inputs[0]).is_dir()
+    found, ignored, notes = _find(inputs, listed, recursive, apart)
+    single = len(inputs) == 1 and not listed and not _is_pattern(inputs[0]) and not is_folder(inputs[0])
     to_file = single and not _is_folder(output)
     if to_file and out.suffix.lower() not in PHOTO_SUFFIXES:
         raise UsageError(
             f"cannot write a photo as {out.name}",
             f"use one of {', '.join(sorted(PHOTO_SUFFIXES))}, or end the output with / to make it a folder",
         )
-    if not to_file and out.exists() and not out.is_dir():
+    if not to_file and exists(out) and not is_folder(out):
         raise UsageError(f"the output {out} is a file, but there may be several photos", "give a folder with -o")
 
     if to_file and naming is not None:
@@ -223,18 +237,24 @@ def plan(
         if masks is not None and problem is None:
             mask, problem = _mask_for(source, folder, masks, alone=single)
         target = out if to_file else out / folder / naming.name(source, number)
+        problem = problem or _unwritable(target)
         photos.append(
             Planned(
                 source=source,
                 target=target,
                 mask=mask,
-                mask_target=None if save_masks is None else save_masks / folder / _mask_name(source),
+                mask_target=None if save_masks is None else save_masks / folder / _mask_name(source, problem),
                 faces_target=None if save_faces is None else save_faces / folder / source.name,
                 comparison=target.with_name(f"{target.name}.before-after.jpg") if compare else None,
+                replaces=existing == "overwrite" or os.path.lexists(target),
                 problem=problem,
             )
         )
-    _refuse_collisions(photos)
+    collisions = _collisions(photos, own or {})
+    if service:
+        photos = [replace(photo, problem=photo.problem or collisions.get(photo)) for photo in photos]
+    elif collisions:
+        raise next(iter(collisions.values()))
     if shard is not None:
         photos = [photo for photo in photos if shard.holds(Path() if to_file else photo.target.relative_to(out))]
     skipped: list[Planned] = []
@@ -243,12 +263,12 @@ def plan(
     elif existing == "skip":
         skipped = [photo for photo in photos if photo.problem is None and os.path.lexists(photo.target)]
         photos = [photo for photo in photos if photo.problem is not None or not os.path.lexists(photo.target)]
-    return Plan(tuple(photos), tuple(skipped), ignored, single)
+    return Plan(tuple(photos), tuple(skipped), ignored, single, notes)
 
 
 def find_photos(inputs: Sequence[str], *, recursive: bool = False) -> tuple[Planned, ...]:
     """The photos that the inputs of `plan` name, in order, as plans to read them and write nothing."""
-    found, _ = _find(inputs, (), recursive, ())
+    found, _, _ = _find(inputs, (), recursive, ())
     return tuple(Planned(source, source, problem=problem) for source, _, problem in found)
 
 
@@ -280,7 +300,7 @@ def _size(path: Path) -> tuple[int, int] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path) as picture:
+            with open_file(path) as file, Image.open(file) as picture:
                 return picture.size
         except Image.DecompressionBombError:
             return (Image.MAX_IMAGE_PIXELS or 1) * 2, 1
@@ -288,19 +308,26 @@ def _size(path: Path) -> tuple[int, int] | None:
             return None  # a bad file has its error told when it is read
 
 
+_Found = tuple[Path, Path, OldphotoError | None]
+
+
 def _find(
     inputs: Sequence[str], listed: Sequence[str], recursive: bool, apart: Sequence[Path]
-) -> tuple[list[tuple[Path, Path, OldphotoError | None]], int]:
-    """(photo, its folder below the input, problem) in order, each file once; and the count of files passed over.
+) -> tuple[list[_Found], int, tuple[str, ...]]:
+    """(photo, its folder below the input, problem) in order, each file once; the count of files passed over; notes.
 
     apart: outputs and masks; folders among them that lie inside an input folder are not searched.
     """
-    found: dict[Path, tuple[Path, Path, OldphotoError | None]] = {}
+    found: dict[Path, _Found] = {}
+    linked: list[Path] = []
     ignored = 0
 
     def take(file: Path, folder: Path) -> None:
-        missing = FileAccessError(f"there is no file {file}", "check the name")
-        found.setdefault(absolute(file), (file, folder, None if os.path.lexists(file) else missing))
+        found.setdefault(absolute(file), (file, folder, _unreadable(file)))
+
+    def refuse(folder: Path, below: Path, error: OSError) -> None:
+        problem = FileAccessError(f"cannot read the folder {folder}: {error.strerror}", "check its permissions")
+        found.setdefault(absolute(folder), (folder, below, problem))
 
     for text in inputs:
         path = Path(text)
@@ -308,45 +335,102 @@ def _find(
         # Not Path.glob: the pattern may be absolute, and hidden files are to be left out.
         candidates = sorted(map(Path, glob.glob(text, recursive=True))) if pattern else [path]  # noqa: PTH207
         for candidate in candidates:
-            if candidate.is_dir():
+            if is_folder(candidate):
                 if pattern and not recursive:
                     continue
-                matches = [(file, file.parent.relative_to(candidate)) for file in _walk(candidate, recursive, apart)]
-                photos = [(file, folder) for file, folder in matches if _is_photo(file)]
-                ignored += len(matches) - len(photos)
+                for file in _walk(candidate, recursive, apart, linked, refuse):
+                    if _is_photo(file):
+                        take(file, file.parent.relative_to(candidate))
+                    else:
+                        ignored += 1
             elif pattern and not _is_photo(candidate):
                 ignored += 1
-                photos = []
             else:
-                photos = [(candidate, Path())]
-            for file, folder in photos:
-                take(file, folder)
+                take(candidate, Path())
     for text in listed:
         path = Path(text)
-        if path.is_dir():
+        if is_folder(path):
             ignored += 1
             continue
         # Names that lead out of the output folder go into the folder itself.
         inside = recursive and not path.is_absolute() and ".." not in path.parts
         take(path, path.parent if inside else Path())
-    if all(problem is not None for _, _, problem in found.values()):
+    problems = [problem for _, _, problem in found.values()]
+    if all(problem is not None and _is_missing(path) for path, _, problem in found.values()):
         inputs = [*inputs, *listed[:3]]
         nothing = f"no photo in {', '.join(inputs)}" if not found else f"there is no file {', '.join(inputs)}"
         raise NoInputError(nothing, "check the names; folders inside a folder are searched with --recursive")
-    return list(found.values()), ignored
+    if len(found) == 1 and problems[0] is not None and is_folder(next(iter(found))):
+        raise problems[0]
+    more = f" (and {len(linked) - 1} more)" if len(linked) > 1 else ""
+    notes = [f"{linked[0]}{more} is a link to a folder, and not searched: name it to have it"] if linked else []
+    return list(found.values()), ignored, tuple(notes)
 
 
-def _walk(folder: Path, recursive: bool, apart: Sequence[Path]) -> Iterator[Path]:
-    """The files of a folder, or of its tree, sorted; hidden folders and the folders of `apart` are left out."""
-    own = {path.resolve() for path in apart} - {folder.resolve()}
+def _walk(
+    folder: Path,
+    recursive: bool,
+    apart: Sequence[Path],
+    linked: list[Path],
+    refuse: Callable[[Path, Path, OSError], None],
+) -> Iterator[Path]:
+    """The files of a folder, or of its tree, sorted; hidden folders and the folders of `apart` are left out.
 
-    def refuse(error: OSError) -> None:
-        raise FileAccessError(f"cannot read the folder {error.filename}: {error.strerror}", "check its permissions")
+    linked: is given the links to folders, which are not followed, as they may lead in a circle. refuse: is told of each
+    folder that cannot be read, with its place below `folder`.
+    """
+    own = {os.path.realpath(absolute(path)) for path in apart} - {os.path.realpath(absolute(folder))}
 
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        kept = [name for name in folders if recursive and not name.startswith(".")]
-        folders[:] = sorted(name for name in kept if (Path(root) / name).resolve() not in own)
+    def told(error: OSError) -> None:
+        path = Path(error.filename)
+        refuse(path, path.relative_to(folder).parent if path != folder else Path(), error)
+
+    for root, folders, files in os.walk(folder, onerror=told):
+        kept = [Path(root) / name for name in sorted(folders) if recursive and not name.startswith(".")]
+        kept = [path for path in kept if os.path.realpath(absolute(path)) not in own]
+        linked += [path for path in kept if path.is_symlink()]
+        folders[:] = [path.name for path in kept]
         yield from (Path(root) / name for name in sorted(files))
+
+
+def _unreadable(path: Path) -> FileAccessError | None:
+    """Why a path cannot be a photo's, told without opening it."""
+    try:
+        with suppress(IsADirectoryError):
+            check_regular(path)
+    except (OSError, ValueError) as error:
+        if _is_missing(path):
+            return FileAccessError(f"there is no file {path}", "check the name; in a list, a NUL ends each")
+        reason = error.strerror if isinstance(error, OSError) else error
+        return FileAccessError(f"cannot read {path}: {reason}", "check where it leads, and its permissions")
+    return None
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether nothing is there, not even a link, as far as it can be seen; nor could be, under such a name."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
+def _unwritable(path: Path) -> FileAccessError | None:
+    """Why no file can be written under this name, as far as that can be told before."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+            return None
+        # A name that its folder, once made, could not hold is not found either: ask the folder above.
+        above = next((folder for folder in path.parents if exists(folder)), Path())
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (above / path.name).lstat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return FileAccessError(f"cannot write {path}: {reason}", "choose another output")
+    return None
 
 
 def _is_photo(path: Path) -> bool:
@@ -359,14 +443,17 @@ def _is_pattern(text: str) -> bool:
 
 
 def _is_folder(output: str) -> bool:
-    return output.endswith(("/", os.sep)) or Path(output).is_dir() or not Path(output).suffix
+    return output.endswith(("/", os.sep)) or is_folder(output) or not Path(output).suffix
 
 
 def _mask_for(source: Path, folder: Path, masks: Path, *, alone: bool) -> tuple[Path | None, OldphotoError | None]:
     """The mask that belongs to a photo, or the reason why there is none."""
-    if masks.is_dir():
+    if is_folder(masks):
         place = masks / folder
-        candidates = [path for path in sorted(place.iterdir()) if _is_photo(path)] if place.is_dir() else []
+        try:
+            candidates = [path for path in sorted(place.iterdir()) if _is_photo(path)] if is_folder(place) else []
+        except OSError as error:
+            return None, FileAccessError(f"cannot read the folder {place}: {error.strerror}", "check its permissions")
     else:
         candidates = [masks]
         if alone:
@@ -386,13 +473,13 @@ def _mask_for(source: Path, folder: Path, masks: Path, *, alone: bool) -> tuple[
     )
 
 
-def _mask_name(source: Path) -> str:
-    return f"{source.stem}{'.tif' if count_pages(source) > 1 else '.png'}"
+def _mask_name(source: Path, problem: OldphotoError | None) -> str:
+    return f"{source.stem}{'.tif' if problem is None and count_pages(source) > 1 else '.png'}"
 
 
 def _same_name(path: Path) -> str:
     """What two outputs share if some file system would keep them in one file (case, composed characters)."""
-    return unicodedata.normalize("NFC", os.path.abspath(path)).casefold()  # noqa: PTH100 - the file need not exist
+    return unicodedata.normalize("NFC", str(absolute(path))).casefold()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -403,43 +490,61 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return facts.st_dev, facts.st_ino
 
 
-def _refuse_collisions(photos: Sequence[Planned]) -> None:
-    """Raise if an output is an input (by any path, link or spelling) or two outputs are one file."""
+def _collisions(photos: Sequence[Planned], own: Mapping[Path, str]) -> dict[Planned, RefusedOverwriteError]:
+    """The photos of which an output is an input (by any path, link or spelling), one of the run's own files, or the
+    output of an earlier photo."""
     inputs = {}
     for photo in photos:
         for path in (photo.source, photo.mask):
             if path is not None and (identity := _identity(path)) is not None:
                 inputs[identity] = path
+    owned = {_same_name(path): what for path, what in own.items()}
+    owned_files = {identity: what for path, what in own.items() if (identity := _identity(path)) is not None}
     crops = _face_crops_there(photos)
+    for path in own:
+        if crop := FACE_CROP.fullmatch(path.name):
+            crops.setdefault(path.with_name(crop["photo"]), []).append(path)
+    places = {photo.faces_target for photo in photos}
     taken: dict[str, Planned] = {}
-    for photo in photos:
+
+    def collision(photo: Planned) -> RefusedOverwriteError | None:
         for target in (photo.target, photo.mask_target, photo.comparison, *crops.get(photo.faces_target, ())):
             if target is None:
                 continue
-            identity = _identity(target)
+            identity, name = _identity(target), _same_name(target)
             if identity is not None and identity in inputs:
-                raise RefusedOverwriteError(
+                return RefusedOverwriteError(
                     f"{target} is an input ({inputs[identity]}), and inputs are never overwritten",
                     "choose another output folder",
                 )
-            name = _same_name(target)
+            what = owned.get(name) or (None if identity is None else owned_files.get(identity))
+            if what is not None:
+                return RefusedOverwriteError(f"{target} is {what}, and would be {photo.source} too", "choose another")
             if name in taken:
-                raise RefusedOverwriteError(
+                return RefusedOverwriteError(
                     f"{taken[name].source} and {photo.source} would both become {target}",
                     "restore them in two runs with different output folders, or keep folders apart with --recursive",
                 )
             taken[name] = photo
-    for photo in photos:
         crop = FACE_CROP.fullmatch(photo.target.name)
-        if crop and any(other.faces_target == photo.target.with_name(crop["photo"]) for other in photos):
-            raise RefusedOverwriteError(f"{photo.target} may also become a face crop", "choose another --save-faces")
+        if crop and photo.target.with_name(crop["photo"]) in places:
+            return RefusedOverwriteError(f"{photo.target} may also become a face crop", "choose another --save-faces")
+        return None
+
+    checked = ((photo, collision(photo)) for photo in photos)
+    return {photo: error for photo, error in checked if error is not None}
 
 
 def _face_crops_there(photos: Sequence[Planned]) -> dict[Path | None, list[Path]]:
     """The face crops that lie where these photos' would, by `faces_target`."""
     found: dict[Path | None, list[Path]] = {}
     for folder in {photo.faces_target.parent for photo in photos if photo.faces_target is not None}:
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            there = sorted(folder.iterdir()) if is_folder(folder) else []
+        except OSError as error:
+            text = f"cannot read the folder {folder}: {error.strerror}"
+            raise FileAccessError(text, "check its permissions") from error
+        for path in there:
             if crop := FACE_CROP.fullmatch(path.name):
                 found.setdefault(folder / crop["photo"], []).append(path)
     return found

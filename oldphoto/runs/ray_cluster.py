@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from oldphoto.errors import FileAccessError, OutOfMemoryError, UsageError
+from oldphoto.errors import FileAccessError, OldphotoError, OutOfMemoryError, RefusedOverwriteError, UsageError
 from oldphoto.files.image import DEFAULT_MAX_PIXELS, hidden_name
+from oldphoto.machine.disk import move
 from oldphoto.records.manifest import Record, absolute
 from oldphoto.runs.batch import Outcome, Summary, Work, failed, remove_left_over, restore_file
 from oldphoto.runs.planning import Planned
@@ -178,14 +179,18 @@ def _committed(planned: Planned, outcome: Outcome, keep: Callable[[Record], None
     if outcome.error is not None:
         return Outcome(planned, record, outcome.error)
     try:
+        if not planned.replaces and os.path.lexists(planned.target):
+            raise RefusedOverwriteError(
+                f"{planned.target} has come to exist meanwhile", "is another run writing there?"
+            )
         if keep is not None:
             keep(record)
         for hidden, path in outcome.beside:
             hidden.replace(path)
-        part.replace(planned.target)
-    except (OSError, FileAccessError) as error:
+        move(part, planned.target, replace=planned.replaces)
+    except (OSError, OldphotoError) as error:
         remove_left_over([planned])
-        known = error if isinstance(error, FileAccessError) else None
+        known = error if isinstance(error, OldphotoError) else None
         cause = known or FileAccessError(f"cannot write {planned.target}: {error}", "check its folder")
         return failed(planned, cause, record)
     return Outcome(planned, record, look=outcome.look)

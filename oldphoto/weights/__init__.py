@@ -41,6 +41,7 @@ from typing import IO, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from oldphoto.errors import FileAccessError, OldphotoError, WeightsCorruptError, WeightsUnavailableError
+from oldphoto.machine.disk import check_regular, is_file, is_folder, open_file, sync
 from oldphoto.weights.sets import SETS, SetName
 
 Model = Literal["auto", "published", "compact"]
@@ -279,7 +280,7 @@ def override_folder() -> Path | None:
     if not chosen:
         return None
     folder = _expanded(chosen)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise WeightsUnavailableError(f"OLDPHOTO_WEIGHTS is {chosen}, which is not a folder", "correct or unset it")
     return folder
 
@@ -335,7 +336,7 @@ def copies_of(file: WeightFile) -> tuple[Copy, ...]:
 def _copies(file: WeightFile) -> Iterator[Copy]:
     # One by one: to look into the hub's cache is to load its client, which takes a quarter of a second.
     for place, path in _places(file):
-        if not path.is_file():
+        if not is_file(path):
             continue
         try:
             found = _hash(path)
@@ -374,7 +375,7 @@ def remove(files: Iterable[WeightFile]) -> tuple[Removed, ...]:
     for file in files:
         paths = [path for place, path in _places(file) if place in ("cache", "hub")]
         for path in paths:
-            if path.is_file():
+            if is_file(path):
                 size = path.stat().st_size
                 _delete(path)
                 removed.append(Removed(file, path, size))
@@ -401,7 +402,7 @@ def _delete(path: Path) -> None:
 
 def _hash(path: Path) -> str:
     """The sha256 of a file, read in chunks."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -665,8 +666,7 @@ def _store(file: WeightFile, stream: IO[bytes], report: Progress) -> Path:
                 digest.update(chunk)
                 done += len(chunk)
                 report(file, done, file.bytes)
-            output.flush()
-            os.fsync(output.fileno())
+            sync(output)
         if digest.hexdigest() not in file.hashes:
             raise _corrupt(file, target, digest.hexdigest(), "it was deleted; bring it from another source")
         part.replace(target)
@@ -871,12 +871,12 @@ def _tail(file: WeightFile) -> tuple[str, ...]:
 
 
 def _members(path: Path) -> Iterator[_Member]:
-    if path.is_dir():
+    if is_folder(path):
         for inner in sorted(path.rglob("*")):
             name = inner.relative_to(path).as_posix()
-            if inner.suffix.lower() == ".zip" and inner.is_file():
+            if inner.suffix.lower() == ".zip" and is_file(inner):
                 yield from _zip_members(inner, f"{name}/")
-            elif inner.is_file():
+            elif is_file(inner):
                 inside = inner.resolve().is_relative_to(path.resolve())
                 yield _Member(name, "" if inside else "a link that leads out of the folder", partial(io.FileIO, inner))
     elif path.suffix.lower() == ".zip":
@@ -887,6 +887,7 @@ def _members(path: Path) -> Iterator[_Member]:
 
 def _zip_members(path: Path, prefix: str) -> Iterator[_Member]:
     try:
+        check_regular(path)
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise FileAccessError(f"cannot import {path}: {_one_line(error)}", "fetch the archive again") from error
