@@ -43,6 +43,7 @@ from oldphoto.errors import (
     FileAccessError,
     NoInputError,
     OldphotoError,
+    RefusedOverwriteError,
     UsageError,
     WeightsCorruptError,
     WeightsUnavailableError,
@@ -262,6 +263,8 @@ class Report:
     def planned(self, plan: Plan) -> None:
         """How much there is to do, and what is left out."""
         self.plan = plan
+        for note in plan.notes:
+            self.say(note)
         self.progress.update(self.task, total=len(plan.photos))
         if self.verbose and plan.ignored:
             self.say(f"passed over {plan.ignored} hidden files, folders, and files that are no photos")
@@ -620,7 +623,7 @@ def restore(
     from oldphoto.files.image import DEFAULT_MAX_PIXELS
     from oldphoto.records.c2pa import Signer
     from oldphoto.runs import batch, planning, ray_cluster
-    from oldphoto.runs.watch import arrivals
+    from oldphoto.runs.watch import Watch
 
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
     part = None if shard is None else planning.Shard.parse(shard)
@@ -633,6 +636,8 @@ def restore(
             inputs, output = open_pipes(inputs or [], output, spool)
         report = Report(quiet=quiet, verbose=verbose, as_json=as_json, pipes=spool)
         records = last_lines(read_manifest(resume)) if resume is not None and os.path.lexists(resume) else {}
+
+        own = own_files(manifest=manifest or resume, report=page_path, c2pa=c2pa, names=from0)
 
         def make_plan(existing: Existing) -> Plan:
             return planning.plan(
@@ -648,6 +653,8 @@ def restore(
                 listed=listed,
                 shard=part,
                 records=records,
+                own=own,
+                service=watch is not None,
             )
 
         plan = None if watch else make_plan("skip" if skip_existing else "refuse")
@@ -664,20 +671,32 @@ def restore(
             signed = signer is not None
             return load_models(weight_set(), options, device, precision.value, provenance, signed, tell, jobs)
 
+        @cache
+        def setting() -> Setting:
+            found = weight_set()
+            return Setting(
+                *(options, found.name, found.hashes, device, precision.value),
+                provenance=provenance,
+                signed=signer is not None,
+            )
+
         if plan is not None:
             if records:
-                found = weight_set()
-                setting = Setting(
-                    *(options, found.name, found.hashes, device, precision.value),
-                    provenance=provenance,
-                    signed=signer is not None,
-                )
-                plan = batch.resume(plan, records, setting, report.stale)
+                plan = batch.resume(plan, records, setting(), report.stale)
             report.planned(plan)
             if dry_run:
                 raise typer.Exit(report.dry_run(plan))
-        in_work: set[Path] = set()
-        photos = arrivals(lambda: make_plan("skip"), in_work) if plan is None else plan.photos
+            if overwrite or skip_existing or resume:
+                batch.remove_left_over(plan.photos)
+        watched = Watch(
+            watch or Path(),
+            lambda: make_plan("overwrite"),
+            lambda photo, record: batch.stale(photo, record, setting()),
+            records=records,
+            overwrite=overwrite,
+            say=report.say,
+        )
+        photos = watched if plan is None else plan.photos
         keep = None
         if manifest or resume:
             path = cast("Path", manifest or resume)
@@ -688,11 +707,11 @@ def restore(
             page = stack.enter_context(open_page(page_path, plan, records, overwrite=replace))
 
         def started(photo: Planned) -> None:
-            in_work.add(photo.source)
+            watched.started(photo)
             report.photo_started(photo)
 
         def done(outcome: Outcome) -> None:
-            in_work.discard(outcome.planned.source)
+            watched.done(outcome)
             report.photo_done(outcome)
             if page is not None:
                 page.add(outcome.record, outcome.look)
@@ -721,6 +740,25 @@ def restore(
         if spool is not None and not summary.failed:
             close_pipes(spool)
         raise typer.Exit(report.end(summary))
+
+
+def own_files(
+    *, manifest: Path | None, report: Path | None, c2pa: tuple[Path, Path] | None, names: str | None
+) -> dict[Path, str]:
+    """The files that a run reads or writes besides photos, and what each is.
+
+    Raises RefusedOverwriteError if one would be written over another.
+    """
+    written = [] if manifest is None else [(manifest, "the manifest")]
+    if report is not None:
+        written += [(report, "the report"), (report.with_name(f"{report.stem}.part.html"), "the report's beginning")]
+    read = [] if names is None or names == "-" else [(Path(names), "the list of names")]
+    read += [] if c2pa is None else [(c2pa[0], "the certificate"), (c2pa[1], "the key")]
+    for number, (path, what) in enumerate(written):
+        for other, is_it in (*written[:number], *read):
+            if absolute(path) == absolute(other):
+                raise RefusedOverwriteError(f"{path} would be {is_it} and {what}", "give each a name of its own")
+    return dict((*written, *read))
 
 
 def open_page(path: Path, plan: Plan | None, records: Mapping[Path, Record], *, overwrite: bool) -> Page:

@@ -224,7 +224,7 @@ def resume(
         record = records.get(absolute(photo.target))
         if record is None or record["status"] != "restored" or photo.problem is not None:
             waiting.append(photo)
-        elif (reason := _stale(photo, record, setting)) is not None:
+        elif (reason := stale(photo, record, setting)) is not None:
             waiting.append(photo)
             on_stale(photo, reason)
         else:
@@ -233,8 +233,8 @@ def resume(
     return replace(plan, photos=tuple(waiting), skipped=(*plan.skipped, *done))
 
 
-def _stale(photo: Planned, record: Record, setting: Setting) -> str | None:
-    """Why a restored photo is to be done again, or None."""
+def stale(photo: Planned, record: Record, setting: Setting) -> str | None:
+    """Why a photo that its record calls restored is to be restored again, or None."""
     if record["options"] != setting.choices():
         return "the options are others"
     size = record["input"].get("width") or 0, record["input"].get("height") or 0

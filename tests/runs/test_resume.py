@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oldphoto.errors import NoInputError, RefusedOverwriteError, UsageError
+from oldphoto.errors import FileAccessError, RefusedOverwriteError, UsageError
 from oldphoto.files import image
 from oldphoto.files.photo import Photo
 from oldphoto.options import Options
@@ -25,7 +25,7 @@ from oldphoto.records import manifest
 from oldphoto.records.manifest import Manifest, Setting
 from oldphoto.runs import batch, planning
 from oldphoto.runs.planning import Planned, Shard
-from oldphoto.runs.watch import PAUSE_SECONDS, arrivals
+from oldphoto.runs.watch import PAUSE_SECONDS, Watch
 from tests.restorations import negative_of
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
@@ -446,58 +446,142 @@ def test_parts_that_there_are_not(text: str) -> None:
 # ---- arrivals ----
 
 
+class Watched:
+    """A folder that is watched, by a clock that goes on by a pause with each look."""
+
+    def __init__(self, folder: Path, **more: Any) -> None:
+        self.folder, self.now, self.said, self.work = folder, 0.0, list[str](), batch.Work(negative, setting())
+        self.options = {"format": more.pop("format", None)}
+
+        def stale(photo: Planned, record: manifest.Record) -> str | None:
+            return batch.stale(photo, record, setting())
+
+        self.watch = Watch(folder / "in", self.plan, stale, say=self.said.append, clock=lambda: self.now, **more)
+        self.photos = iter(self.watch)
+
+    def plan(self) -> planning.Plan:
+        naming = planning.Naming(format=self.options["format"])
+        return make_plan(self.folder, existing="overwrite", service=True, naming=naming, recursive=True)
+
+    def look(self, times: int = 2) -> list[str]:
+        """What is restored at the next looks: two are needed for what has just changed."""
+        names = []
+        for _ in range(times):
+            while (photo := next(self.photos)) is not None:
+                self.watch.started(photo)
+                names.append(photo.source.name if photo.problem is None else f"{photo.source.name}: {photo.problem}")
+                (outcome,) = batch.run([photo], lambda: self.work).outcomes
+                self.watch.done(outcome)
+            self.now += PAUSE_SECONDS
+        return names
+
+
 def test_a_photo_is_taken_once_it_is_no_longer_written_to(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    steps: list[Callable[[], object]] = [
-        lambda: draw(tmp_path / "in/a.png"),
-        lambda: (tmp_path / "in/a.png").write_bytes(b"growing" * 100),
-        lambda: draw(tmp_path / "in/b.png"),
-        lambda: None,
-        lambda: None,
-        lambda: (tmp_path / "in/a.png").write_bytes(b"once more"),
-        lambda: None,
-    ]
-    looks: list[str] = []
-    now = 0.0
-
-    def waiting() -> planning.Plan:
-        return make_plan(tmp_path, existing="skip")
-
-    with pytest.raises(NoInputError):
-        waiting()
-    for photo in arrivals(waiting, clock=lambda: now):  # noqa: B023 - the clock is to follow it
-        if photo is not None:
-            looks.append(photo.source.name)
-            continue
-        looks.append("none")
-        if not steps:
-            break
-        now += PAUSE_SECONDS
-        steps.pop(0)()
-    assert looks == ["none"] * 3 + ["a.png", "none", "b.png", "none", "none", "none", "a.png", "none"]
+    watched = Watched(tmp_path)
+    assert watched.look(1) == []
+    draw(tmp_path / "in/a.png")
+    assert watched.look(1) == []
+    (tmp_path / "in/a.png").write_bytes(b"growing" * 100)
+    assert watched.look(1) == []
+    draw(tmp_path / "in/b.png")
+    assert watched.look(1) == ["a.png"]
+    assert watched.look(1) == ["b.png"]
+    assert watched.look() == []
+    (tmp_path / "in/a.png").write_bytes(b"once more")
+    assert watched.look() == ["a.png"]
 
 
 def test_a_photo_is_not_taken_before_its_time_nor_while_it_is_in_work(folder: Path) -> None:
-    now = 0.0
-    in_work = {folder / "in/b.png"}
-    plans: list[float] = []
+    watched = Watched(folder)
+    assert next(watched.photos) is None
+    watched.now = PAUSE_SECONDS * 0.9
+    assert next(watched.photos) is None
+    watched.watch.started(Planned(folder / "in/b.png", folder / "out/b.png"))
+    watched.now = PAUSE_SECONDS
+    assert [photo and photo.source.name for photo in islice(watched.photos, 4)] == ["a.png", "c.png", "d.png", None]
 
-    def waiting() -> planning.Plan:
-        plans.append(now)
-        return make_plan(folder, existing="skip")
 
-    found = arrivals(waiting, in_work, lambda: now)
-    assert next(found) is None
-    now = PAUSE_SECONDS * 0.9
-    assert next(found) is None
-    assert plans == [0.0]
-    now = PAUSE_SECONDS
-    assert [photo and photo.source.name for photo in islice(found, 4)] == ["a.png", "c.png", "d.png", None]
-    in_work.clear()
-    now = PAUSE_SECONDS * 2
-    assert next(found) is None  # seen for the first time
-    now = PAUSE_SECONDS * 3
-    assert [photo and photo.source.name for photo in islice(found, 2)] == ["b.png", None]
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_photo_that_changed_after_it_was_restored_is_restored_again(folder: Path, recorded: bool) -> None:
+    first = Watched(folder)
+    assert first.look() == list(NAMES)
+    records = first.watch._records if recorded else {}
+    watched = Watched(folder, records=records) if recorded else first
+    assert watched.look() == []
+    (folder / "in/b.png").touch()  # another time, the same bytes
+    draw(folder / "in/c.png", colour=10)
+    assert watched.look() == ["c.png"]
+    assert watched.said[-1:] == [f"{folder}/in/c.png is restored again: its input is changed"]
+    with Image.open(folder / "out/c.png") as picture:
+        assert picture.getpixel((0, 0)) == (245, 155, 205)
+    # What somebody made of an output is not thrown away.
+    (folder / "out/d.png").write_bytes(b"retouched")
+    draw(folder / "in/d.png", colour=10)
+    assert watched.look() == []
+    assert (folder / "out/d.png").read_bytes() == b"retouched"
+    assert watched.said[-1].endswith("was changed too, and stays")
+    (folder / "out/a.png").unlink()
+    (folder / "in/a.png").touch()
+    assert watched.look() == ["a.png"]
+
+
+def test_an_output_of_somebody_else_stays_and_that_is_said_where_it_is_old(folder: Path) -> None:
+    draw(folder / "out/a.png")
+    draw(folder / "out/b.png")
+    os.utime(folder / "out/b.png", (1, 1))
+    watched = Watched(folder)
+    assert watched.look(4) == ["c.png", "d.png"]
+    assert len(watched.said) == 1
+    assert watched.said[0].startswith(f"{folder}/in/b.png is newer than {folder}/out/b.png, which stays")
+    assert Watched(folder, overwrite=True).look() == list(NAMES)
+
+
+def test_what_cannot_be_done_does_not_end_a_watch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(folder, format="png")
+    assert watched.look() == list(NAMES)
+    Image.new("RGB", (12, 8)).save(folder / "in/a.bmp")
+    assert watched.look(4) == [f"a.bmp: {folder}/in/a.png and {folder}/in/a.bmp would both become {folder}/out/a.png"]
+    draw(folder / "in/A.png")  # on some disks its output is the same file
+    draw(folder / "in/e.png")
+    assert watched.look() == ["A.png", "e.png"] or (folder / "in/A.png").samefile(folder / "in/a.png")
+    listed = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (folder / "in/locked").mkdir()
+    draw(folder / "in/f.png")
+    done = watched.look()
+    assert "f.png" in done
+    assert any(name.startswith("locked: cannot read the folder") for name in done)
+    really = watched.watch.plan
+
+    def broken() -> planning.Plan:
+        raise FileAccessError("the masks are gone")
+
+    watched.watch.plan = broken
+    assert watched.look() == []
+    assert watched.said.count("the masks are gone") == 1
+    watched.watch.plan = really
+    draw(folder / "in/g.png")
+    assert watched.look() == ["g.png"]
+
+
+def test_a_folder_that_is_not_there_is_waited_for_aloud(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    assert watched.look(3) == []
+    assert watched.said == [f"waiting for {tmp_path}/in, which is not there"]
+    draw(tmp_path / "in/a.png")
+    assert watched.look() == ["a.png"]
+    shutil.rmtree(tmp_path / "in")
+    watched.look()
+    assert len(watched.said) == 2
+    with pytest.raises(UsageError, match="is no folder"):
+        next(iter(Watch(draw(tmp_path / "x.png"), watched.plan, lambda photo, record: None)))
 
 
 def test_a_watched_folder_is_restored_until_ctrl_c(folder: Path) -> None:
