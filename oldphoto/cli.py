@@ -48,6 +48,14 @@ from oldphoto.errors import (
     WeightsCorruptError,
     WeightsUnavailableError,
 )
+from oldphoto.machine.surroundings import (
+    Unfailing,
+    end_as_ctrl_c,
+    has_left,
+    ignore_signals,
+    let_go,
+    show_any_name,
+)
 from oldphoto.options import Options, read_size
 from oldphoto.records.manifest import Manifest, Setting, absolute, error_facts, last_lines
 from oldphoto.records.manifest import read as read_manifest
@@ -114,6 +122,8 @@ ChosenDetector = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
+# A photo on stdin is kept on the disk meanwhile, a list of names in memory.
+LARGEST_STDIN, LARGEST_LIST = 4 << 30, 256 << 20
 FACE_SIZES: dict[FaceSize, Literal[256, 512]] = {FaceSize.SMALL: 256, FaceSize.LARGE: 512}
 
 
@@ -130,8 +140,28 @@ def shown(value: object) -> str:
 
 
 def stderr() -> Console:
-    """The console for everything that is not a result."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """The console for everything that is not a result; what it cannot be told is left out."""
+    file = None if sys.stderr is None else cast("IO[str]", Unfailing(sys.stderr))
+    return Console(file=file, stderr=True, highlight=False, soft_wrap=True)
+
+
+def put(text: str, file: IO[str] | None = None) -> None:
+    """One line of results on stdout. Raises FileAccessError if it cannot be written, its cause the OSError."""
+    try:
+        typer.echo(text, file=file)
+    except OSError as error:
+        raise FileAccessError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def put_bytes(write: Callable[[IO[bytes]], object]) -> None:
+    """Have bytes written to stdout. Raises FileAccessError as put does."""
+    if sys.stdout is None:
+        raise FileAccessError("cannot write to stdout: it is closed")
+    try:
+        write(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise FileAccessError(f"cannot write to stdout: {error.strerror}") from error
 
 
 def print_error(error: BaseException, console: Console, about: str = "") -> None:
@@ -151,7 +181,8 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except OldphotoError as error:
-            print_error(error, stderr())
+            if not (error.__cause__ and has_left(error.__cause__)):  # who has left will read no reason
+                print_error(error, stderr())
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             stderr().print("interrupted")
@@ -185,6 +216,11 @@ def main() -> None:
 
     reuse_pages()
     own_standard_error()
+    end_as_ctrl_c()
+    show_any_name()
+    atexit.register(let_go, sys.stdout)
+    atexit.register(let_go, sys.stderr)
+    atexit.register(ignore_signals)  # which comes first
     atexit.register(gc.freeze)  # or the collector goes through all of torch once more at the end, for half a second
     app(prog_name="oldphoto")
 
@@ -202,7 +238,7 @@ def own_standard_error() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"oldphoto {__version__}")
+        put(f"oldphoto {__version__}")
         raise typer.Exit
 
 
@@ -232,6 +268,7 @@ class Report:
         self.verbose = verbose
         self.as_json = as_json
         self.console = stderr()
+        self.untold: FileAccessError | None = None  # a result that did not reach stdout
         self.stdout = sys.stdout  # while Ray runs, what it prints goes to stderr
         self.lines = verbose or not (quiet or self.console.is_terminal)
         self.done = 0
@@ -286,7 +323,7 @@ class Report:
             elif self.as_json:
                 self._result("planned", photo)
             else:
-                typer.echo(f"{shown(self.name(photo.source))} -> {shown(photo.target)}")
+                put(f"{shown(self.name(photo.source))} -> {shown(photo.target)}")
         failed = [photo.problem for photo in plan.photos if photo.problem is not None]
         if not failed:
             return ExitCode.DONE
@@ -348,7 +385,15 @@ class Report:
             left = "" if self.plan is None else f" with {len(self.plan.photos) - len(summary.outcomes)} to go"
             parts.append(f"interrupted{left}")
         self.say(", ".join(parts))
-        return summary.exit_code
+        return summary.exit_code or self._told()
+
+    def _told(self) -> ExitCode:
+        """DONE if all results have reached stdout, by now; else why not is said."""
+        cause = None if self.untold is None else self.untold.__cause__
+        if self.untold is None or (cause is not None and has_left(cause)):
+            return ExitCode.DONE
+        print_error(self.untold, self.console, "all is restored, but not all results are told: ")
+        return ExitCode.FILE_ACCESS
 
     def _failure(self, photo: Planned, error: Exception) -> None:
         named = photo.source.name in str(error)
@@ -357,17 +402,17 @@ class Report:
     def _result(self, status: str, photo: Planned, **facts: Any) -> None:
         if self.as_json:
             paths = {"mask": photo.mask, "saved_mask": photo.mask_target}
-            print_json(
-                {"status": status, "source": str(photo.source), "target": str(photo.target)}
-                | {name: str(path) for name, path in paths.items() if path is not None}
-                | facts,
-                self.stdout,
-            )
+            told = {"status": status, "source": str(photo.source), "target": str(photo.target)}
+            told |= {name: str(path) for name, path in paths.items() if path is not None}
+            try:
+                print_json(told | facts, self.stdout)
+            except FileAccessError as error:  # what cannot be told is done all the same
+                self.untold = error
 
 
 def print_json(value: dict[str, Any] | list[Any], file: IO[str] | None = None) -> None:
     """One line of JSON on stdout; ASCII, so that any file name survives any locale."""
-    typer.echo(json.dumps(value), file=file)
+    put(json.dumps(value), file=file)
 
 
 # ---- restore ----
@@ -632,7 +677,7 @@ def restore(
     with ExitStack() as stack:
         spool = None
         if pipes:
-            spool = Path(stack.enter_context(TemporaryDirectory(prefix="oldphoto-")))
+            spool = temporary_folder(stack)
             inputs, output = open_pipes(inputs or [], output, spool)
         report = Report(quiet=quiet, verbose=verbose, as_json=as_json, pipes=spool)
         records = last_lines(read_manifest(resume)) if resume is not None and os.path.lexists(resume) else {}
@@ -778,6 +823,15 @@ def open_page(path: Path, plan: Plan | None, records: Mapping[Path, Record], *, 
     return page
 
 
+def temporary_folder(stack: ExitStack) -> Path:
+    """A new folder that goes with `stack`. Raises FileAccessError where there is no place for one."""
+    try:
+        return Path(stack.enter_context(TemporaryDirectory(prefix="oldphoto-")))
+    except OSError as error:
+        text = f"cannot make a temporary folder: {error.strerror or error}"
+        raise FileAccessError(text, "set TMPDIR to a folder that can be written to, or name files") from error
+
+
 def check_pipes(inputs: list[str], output: str, *, several: bool, beside: bool) -> None:
     """Raise UsageError where a photo on stdin or stdout does not go together with what else was asked for."""
     if len(inputs) != 1 or several:
@@ -787,36 +841,59 @@ def check_pipes(inputs: list[str], output: str, *, several: bool, beside: bool) 
         raise UsageError(text, "name files instead")
     if inputs == ["-"] and output != "-" and not Path(output).suffix:
         raise UsageError("a photo on stdin has no name of its own", "name the output file with -o, or - for stdout")
+    if output == "-" and sys.stdout is None:
+        raise FileAccessError("cannot write to stdout: it is closed", "send it to a file, or name one with -o")
     if output == "-" and sys.stdout.isatty():
         raise UsageError("a photo is not written to a terminal", "send stdout to a file or another program")
 
 
 def open_pipes(inputs: list[str], output: str, spool: Path) -> tuple[list[str], str]:
-    """The files in the folder `spool` that stand in for stdin, which is read to its end here, and for stdout."""
+    """The files in the folder `spool` that stand in for stdin, which is read to its end here, and for stdout.
+
+    Raises FileAccessError where stdin is closed or has more than can be kept.
+    """
     if inputs == ["-"]:
         inputs = [str(spool / "stdin")]
-        with (spool / "stdin").open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        if sys.stdin is None:
+            raise FileAccessError("cannot read stdin: it is closed", "send a photo to it, or name a file")
+        try:
+            # Whatever comes, the disk is not filled.
+            most = min(LARGEST_STDIN, shutil.disk_usage(spool).free // 2)
+            with (spool / "stdin").open("wb") as file:
+                while chunk := sys.stdin.buffer.read(1 << 20):
+                    if file.tell() + len(chunk) > most:
+                        text = f"there is more on stdin than {spool.parent} should hold: {most:,} bytes"
+                        raise FileAccessError(text, "name a file instead, or set TMPDIR to a larger disk")
+                    file.write(chunk)
+        except OSError as error:
+            text = f"cannot keep the photo from stdin in {spool.parent}: {error.strerror}"
+            raise FileAccessError(text, "free some space, or set TMPDIR to another disk") from error
     return inputs, str(spool / "stdout") if output == "-" else output
 
 
 def close_pipes(spool: Path) -> None:
     """Send the photo that was written for stdout there, if there is one."""
     for path in (spool / "stdout").glob("*"):
-        try:
-            with path.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-        except OSError as error:
-            raise FileAccessError(f"cannot write to stdout: {error.strerror}") from error
+        with path.open("rb") as file:
+            put_bytes(partial(shutil.copyfileobj, file))
 
 
 def read_names(source: str) -> list[str]:
     """File names with a NUL after each, from a file or from stdin for "-"."""
+    if source == "-" and sys.stdin is None:
+        raise FileAccessError("cannot read stdin: it is closed", "send names to it, or name a file")
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    except OSError as error:
-        raise FileAccessError(f"cannot read {source}: {error.strerror}", "check the name") from error
+        # A pipe is welcome, but it has to end.
+        if source == "-":
+            data = sys.stdin.buffer.read(LARGEST_LIST + 1)
+        else:
+            with Path(source).open("rb") as file:
+                data = file.read(LARGEST_LIST + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileAccessError(f"cannot read {source}: {reason}", "check the name") from error
+    if len(data) > LARGEST_LIST:
+        raise UsageError(f"{source} has more than {LARGEST_LIST:,} bytes of names", "name a folder with --recursive")
     return [os.fsdecode(name) for name in data.split(b"\0") if name]
 
 
@@ -925,9 +1002,9 @@ def verify(
             print_json(paths | {"changes": {change.role: change.what for change in changes}})
         else:
             for change in changes:
-                typer.echo(f"{change.what}  {change.role.replace('_', ' ')}  {shown(change.path)}")
+                put(f"{change.what}  {change.role.replace('_', ' ')}  {shown(change.path)}")
     if not as_json:
-        typer.echo(f"{photos} photos verified, {changed} changed")
+        put(f"{photos} photos verified, {changed} changed")
     if changed:
         raise typer.Exit(ExitCode.SOME_FAILED)
 
@@ -942,8 +1019,7 @@ def export_premis(
     from oldphoto.records.premis import premis
 
     document = premis(record for path in manifests for record in read_manifest(path))
-    sys.stdout.buffer.write(document)
-    sys.stdout.buffer.flush()
+    put_bytes(lambda stdout: stdout.write(document))
 
 
 # ---- faces ----
@@ -988,12 +1064,12 @@ def list_faces(
         if as_json:
             print_json(listing_facts(listing, drawn=draw is not None))
         elif error is None:
-            typer.echo(f"{shown(source)}: {len(listing.faces) or 'no'} face{'s'[: len(listing.faces) != 1]}")
+            put(f"{shown(source)}: {len(listing.faces) or 'no'} face{'s'[: len(listing.faces) != 1]}")
             for number, face in enumerate(listing.faces, 1):
                 left, top, right, bottom = (round(edge) for edge in face.bounds)
                 turned = f", turned {round(face.turn)} degrees" if face.turn else ""
                 where = f"{left},{top} to {right},{bottom}, {round(face.side)} pixels{turned}"
-                typer.echo(f"  {number:3}  {where}, score {face.score:.2f}")
+                put(f"  {number:3}  {where}, score {face.score:.2f}")
     if errors:
         raise typer.Exit(errors[0].exit_code if len(photos) == 1 else ExitCode.SOME_FAILED)
 
@@ -1091,8 +1167,8 @@ def list_weights(choice: Choice = WeightChoice.ALL, as_json: AsJson = False) -> 
         return
     for row in rows:
         size = megabytes(row["bytes"])
-        typer.echo(f"{row['set']:9}  {row['net']:24}  {size:>9}  {row['state']:8}  licence: {row['licence']}")
-    typer.echo(LANDMARKS_LICENCE)
+        put(f"{row['set']:9}  {row['net']:24}  {size:>9}  {row['state']:8}  licence: {row['licence']}")
+    put(LANDMARKS_LICENCE)
 
 
 @weights_app.command()
@@ -1119,7 +1195,7 @@ def download(
                 path = weights.obtain(file, progress=downloads.report)
                 rows.append({"set": file.set, "net": file.net, "local": str(path)})
                 if not as_json:
-                    typer.echo(f"{file.net:24}  {shown(path)}")
+                    put(f"{file.net:24}  {shown(path)}")
     if as_json:
         print_json(rows)
 
@@ -1135,7 +1211,7 @@ def verify_weights(choice: Choice = WeightChoice.ALL, as_json: AsJson = False) -
         print_json(rows)
     for row in rows:
         if not as_json:
-            typer.echo(f"{row['state']:8}  {row['set']:9}  {row['net']:24}  {shown(row.get('local', ''))}".rstrip())
+            put(f"{row['state']:8}  {row['set']:9}  {row['net']:24}  {shown(row.get('local', ''))}".rstrip())
         if row["state"] == "wrong":
             wrong = f"{row['local']} is wrong: sha256 {row['found']}, weights.lock says {row['sha256']}"
             print_error(WeightsCorruptError(wrong, "oldphoto weights remove deletes what was fetched"), stderr())
@@ -1158,7 +1234,7 @@ def show_path(
             print_json(folders())
         else:
             for name, folder in folders().items():
-                typer.echo(f"{name:9}  {shown(folder)}")
+                put(f"{name:9}  {shown(folder)}")
         return
     files = [file for file in choose(choice) if file.net == net]
     if not files:
@@ -1170,7 +1246,7 @@ def show_path(
         print_json([{"set": name, "net": net, "local": str(path)} for name, path in found.items()])
     else:
         for path in found.values():
-            typer.echo(shown(path))
+            put(shown(path))
 
 
 @weights_app.command("import")
@@ -1192,7 +1268,7 @@ def import_weights(
         )
     for row in rows:
         if not as_json and row.outcome != "unknown":
-            typer.echo(f"{row.outcome:8}  {shown(row.member)}  {shown(row.detail)}".rstrip())
+            put(f"{row.outcome:8}  {shown(row.member)}  {shown(row.detail)}".rstrip())
     if any(row.outcome in ("wrong", "refused") for row in rows):
         raise typer.Exit(ExitCode.WEIGHTS_CORRUPT)
     if not any(row.outcome in ("imported", "present") for row in rows):
@@ -1219,8 +1295,8 @@ def remove(
         print_json([{"net": row.file.net, "path": str(row.path), "bytes": row.bytes} for row in rows])
         return
     for row in rows:
-        typer.echo(f"removed  {shown(row.path)}  {megabytes(row.bytes)}")
-    typer.echo(f"{len(rows)} files, {megabytes(sum(row.bytes for row in rows))}")
+        put(f"removed  {shown(row.path)}  {megabytes(row.bytes)}")
+    put(f"{len(rows)} files, {megabytes(sum(row.bytes for row in rows))}")
 
 
 # ---- doctor ----
@@ -1236,9 +1312,9 @@ def doctor(as_json: AsJson = False) -> None:
         print_json(facts)
         return
     for title, rows in facts.items():
-        typer.echo(f"{title}:")
+        put(f"{title}:")
         for name, value in rows.items() if isinstance(rows, dict) else ((None, row) for row in rows):
-            typer.echo(f"  {shown(value)}" if name is None else f"  {name:34}  {shown(value)}")
+            put(f"  {shown(value)}" if name is None else f"  {name:34}  {shown(value)}")
 
 
 @app.command()
@@ -1287,7 +1363,7 @@ def bench(
         way = "" if row.way is None else f", {row.way}"
         rate = f"{row.seconds:8.2f} s  {row.seconds_per_megapixel:7.2f} s/MP  {row.cpu_seconds:8.2f} s CPU"
         memory = gigabytes(row.peak_memory_bytes)
-        typer.echo(f"{row.width} x {row.height}  {row.stage:22}{rate}  {memory:>7}{way}")
+        put(f"{row.width} x {row.height}  {row.stage:22}{rate}  {memory:>7}{way}")
 
 
 # ---- training ----
@@ -1331,7 +1407,7 @@ def train(
     from oldphoto.training.train import train_all
 
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
@@ -1339,13 +1415,15 @@ def train(
         console=console,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task(stage, total=None, losses="")
+        task = progress.add_task(shown(stage), total=None, losses="")
 
         def report(name: str, row: dict[str, float | int | str]) -> None:
             losses = " ".join(f"{k} {v}" for k, v in row.items() if k not in ("step", "of", "seconds"))
-            progress.update(task, description=name, completed=float(row["step"]), total=float(row["of"]), losses=losses)
+            progress.update(
+                task, description=shown(name), completed=float(row["step"]), total=float(row["of"]), losses=losses
+            )
             if not console.is_terminal:
-                console.print(Text(f"{name} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
+                console.print(Text(f"{shown(name)} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
 
         recipe: dict[str, Any] = {"steps": steps, "batch": batch, "size": size, "rate": rate, "seed": seed}
         recipe["minutes"] = minutes
@@ -1365,7 +1443,7 @@ def train(
                 **recipe,
             )
     for file in files:
-        typer.echo(str(file))
+        put(shown(file))
 
 
 @app.command()
@@ -1434,14 +1512,14 @@ def evaluate(
     if as_json:
         print_json(facts)
         return
-    typer.echo(f"{facts['photos']} photos; colour shift of undamaged ones {facts['colour_shift']} (mean CIE dE2000)")
-    typer.echo(f"scratches: {facts['scratches']}")
+    put(f"{facts['photos']} photos; colour shift of undamaged ones {facts['colour_shift']} (mean CIE dE2000)")
+    put(f"scratches: {facts['scratches']}")
     scores = cast("dict[str, dict[str, dict[str, float]]]", facts["scores"])
     for case, rows in scores.items():
-        typer.echo(case)
+        put(case)
         for method, score in rows.items():
             figures = f"PSNR {score['psnr']:6.2f} dB  SSIM {score['ssim']:.4f}  GMSD {score['gmsd']:.4f}"
-            typer.echo(f"  {method:26} {figures}  lowest PSNR {score['lowest']:.2f} dB")
+            put(f"  {method:26} {figures}  lowest PSNR {score['lowest']:.2f} dB")
 
 
 def label_lines(judged: Mapping[str, Any]) -> list[str]:
@@ -1474,4 +1552,4 @@ def degrade(
     from oldphoto.training.pairs import write_pairs
 
     count = write_pairs(inputs, output, recipe, damage, seed)
-    typer.echo(f"{count} pairs in {output}")
+    put(f"{count} pairs in {shown(output)}")

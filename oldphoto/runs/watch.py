@@ -27,9 +27,10 @@ class Watch:
     size and then its bytes. Nothing that somebody else wrote or changed is replaced.
 
     folder: is waited for if it is not there. plan: all photos in it, whether or not their outputs exist, as
-    planning.plan gives them for a service. stale: why a photo that its record calls restored is to be restored again, or None.
-    records: those of earlier runs by output. overwrite: outputs of which there is no record are replaced. say: is told
-    what is left alone and why. clock: in seconds.
+        planning.plan gives them for a service.
+    stale: why a photo that its record calls restored is to be restored again, or None.
+    records: those of earlier runs by output. overwrite: outputs of which there is no record are replaced.
+    say: is told what is left alone and why. clock: in seconds.
     Raises UsageError where `folder` is a file, and what the first plan raises.
     """
 

@@ -46,7 +46,7 @@ def test_its_lock_and_compact_weights_agree(wheel: zipfile.ZipFile) -> None:
 
 def test_it_names_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
     folder = f"oldphoto-{oldphoto.__version__}.dist-info"
-    assert b"oldphoto = oldphoto.cli:main" in wheel.read(f"{folder}/entry_points.txt")
+    assert b"oldphoto = oldphoto.__main__:main" in wheel.read(f"{folder}/entry_points.txt")
     assert b"MIT License" in wheel.read(f"{folder}/licenses/LICENSE")
 
 
