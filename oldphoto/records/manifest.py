@@ -11,12 +11,13 @@ import copy
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ VERSION = 1
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 # How each line begins, by which one that was cut short is told from another kind of file.
 _START = b'{"version": '
+LONGEST_LINE = 16 << 20
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 Role = Literal["input", "output", "mask", "saved_mask"]
 Difference = Literal["missing", "changed", "unreadable"]
@@ -181,7 +184,7 @@ class Manifest:
             advice = "use --resume to go on with it, --overwrite or another name"
             raise RefusedOverwriteError(f"the manifest {path} exists", advice)
         if there:
-            read(path)  # what is no manifest is never changed
+            _check_start(path)
         with _file_errors("write", path):
             self._handle = path.open("ab", buffering=0)
             _lock_alone(self._handle, path)
@@ -236,21 +239,49 @@ class Manifest:
 def read(path: Path) -> list[Record]:
     """The lines of a manifest, all paths absolute or relative to the working folder as `path` is.
 
-    A last line that was cut short is left out. Raises FileAccessError if the file cannot be read or is no manifest.
+    Nothing of a line is believed before it fits manifest.schema.json. A last line that was cut short is left out.
+    Raises FileAccessError if the file cannot be read or a line is none, and says why.
     """
-    with _file_errors("read", path):
-        data = read_file(path)
-    records = []
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        record = _parsed(line)
-        if record is not None:
+    records: list[Record] = []
+    shared: dict[str, Any] = {}
+    number = 0
+    with _file_errors("read", path), open_file(path) as handle:
+        while line := handle.readline(LONGEST_LINE + 1):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                record = _parsed(line)
+            except ValueError as error:
+                if not line.endswith(b"\n") and line.startswith(_START[: len(line)]) and len(line) <= LONGEST_LINE:
+                    break
+                text = f"line {number} of {path} is not a line of a manifest: {_short(error)}"
+                raise FileAccessError(text, "give a file of --manifest") from error
             for facts in _files(record):
                 facts["path"] = str(path.parent / facts["path"])
+            # What most lines have in common is kept once: a batch may have a million.
+            record["options"] = shared.setdefault(json.dumps(record["options"]), record["options"])
+            record["versions"] = shared.setdefault(json.dumps(record["versions"]), record["versions"])
+            record["model"] = shared.setdefault(json.dumps(record["model"]), record["model"])
             records.append(record)
-        elif line.strip() and (number < len(lines) or not line.startswith(_START[: len(line)])):
-            raise FileAccessError(f"line {number} of {path} is not a line of a manifest", "give a file of --manifest")
     return records
+
+
+def _check_start(path: Path) -> None:
+    """Raise FileAccessError for a file that is no manifest, by its first line: such a file is never changed."""
+    with _file_errors("read", path), open_file(path) as handle:
+        line = handle.readline(LONGEST_LINE + 1)
+    try:
+        _parsed(line)
+    except ValueError as error:
+        if line.endswith(b"\n") or not line.startswith(_START[: len(line)]):
+            text = f"line 1 of {path} is not a line of a manifest: {_short(error)}"
+            raise FileAccessError(text, "give a file of --manifest") from error
+
+
+def _short(error: ValueError) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def last_lines(records: Iterable[Record]) -> dict[Path, Record]:
@@ -315,7 +346,7 @@ def absolute(path: Path | str) -> Path:
 
 def now() -> str:
     """The time in UTC, as 2026-01-31T12:00:00Z."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime(_TIME)
 
 
 @cache
@@ -344,13 +375,47 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _parsed(line: bytes) -> Record | None:
+def _parsed(line: bytes) -> Record:
+    """A line that is one by the schema. Raises ValueError."""
     try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    ours = isinstance(value, dict) and {"version", "status", "input", "output"} <= value.keys()
-    return cast("Record", value) if ours else None
+        value = json.loads(
+            line,
+            parse_int=_moderate,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=lambda pairs: {sys.intern(name): item for name, item in pairs},
+        )
+        if isinstance(value, dict) and isinstance(value.get("version"), int) and value["version"] > VERSION:
+            raise ValueError("a later version of oldphoto wrote it")
+        _schema()(value)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    record = cast("Record", value)
+    datetime.strptime(record["time"], _TIME)
+    for facts in _files(record):
+        os.fsencode(facts["path"])  # half a pair of surrogates stands for no byte
+    return record
+
+
+@cache
+def _schema() -> Callable[[object], object]:
+    import fastjsonschema  # here, since a run without an earlier manifest has no use for it
+
+    check: Callable[[object], object] = fastjsonschema.compile(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    return check
+
+
+def _moderate(text: str) -> int:
+    if len(text) > 19:
+        raise ValueError(f"the number {text[:20]}... is none that was measured")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that was measured")
+    return number
 
 
 def _files(record: Record) -> Iterator[FileFacts]:
@@ -375,7 +440,9 @@ def _mended(path: Path) -> int:
     """The size of a manifest without a last line that was cut short; a whole one that lacks its end gets it."""
     data = read_file(path)
     end = data.rfind(b"\n") + 1
-    if _parsed(data[end:]) is None:
+    try:
+        _parsed(data[end:])
+    except ValueError:
         return end
     with path.open("ab") as handle:
         handle.write(b"\n")

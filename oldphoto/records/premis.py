@@ -25,7 +25,7 @@ def premis(records: Iterable[Record]) -> bytes:
     events: dict[UUID, ET.Element] = {}
     agents: dict[UUID, ET.Element] = {}
     for record in records:
-        event = uuid5(NAMESPACE_URL, f"{_uri(record['output'])}#{record['time']}")
+        event = _named(f"{_uri(record['output'])}#{record['time']}")
         sources = [_object(objects, facts) for facts in (record["input"], record["mask"]) if facts is not None]
         results = [
             _object(objects, facts, sources, event)
@@ -47,6 +47,11 @@ def premis(records: Iterable[Record]) -> bytes:
     return document + b"\n"
 
 
+def _named(name: str) -> UUID:
+    """The identifier of what has this name, the same each time."""
+    return uuid5(NAMESPACE_URL, name.encode(errors="backslashreplace").decode())
+
+
 def _tag(name: str) -> str:
     return f"{{{NAMESPACE}}}{name}"
 
@@ -55,7 +60,7 @@ def _add(parent: ET.Element, path: str, text: str | None = None) -> ET.Element:
     """Put elements of these names, one in the other, into a parent; gives the innermost."""
     for name in path.split("/"):
         parent = ET.SubElement(parent, _tag(name))
-    parent.text = text
+    parent.text = None if text is None else _printable(text)
     return parent
 
 
@@ -75,7 +80,7 @@ def _object(
     objects: dict[UUID, ET.Element], facts: FileFacts, sources: Iterable[UUID] = (), event: UUID | None = None
 ) -> UUID:
     """A file as it was; a file whose content changes is another object."""
-    identifier = uuid5(NAMESPACE_URL, f"{_uri(facts)}#{facts['sha256']}")
+    identifier = _named(f"{_uri(facts)}#{facts['sha256']}")
     item = ET.Element(_tag("object"), {f"{{{_XSI}}}type": "premis:file"})
     _identifier(item, "objectIdentifier", identifier)
     characteristics = _add(item, "objectCharacteristics")
@@ -85,7 +90,7 @@ def _object(
         _add(fixity, "messageDigest", facts["sha256"])
         _add(characteristics, "size", str(facts["bytes"]))
     _add(characteristics, "format/formatDesignation/formatName", facts.get("format") or "unknown")
-    _add(item, "originalName", _printable(Path(facts["path"]).name))
+    _add(item, "originalName", Path(facts["path"]).name)
     location = _add(item, "storage/contentLocation")
     _add(location, "contentLocationType", "URI")
     _add(location, "contentLocationValue", _uri(facts))
@@ -115,7 +120,7 @@ def _event(
     _add(outcome, "eventOutcome", "success" if record["error"] is None else "failure")
     error = [] if record["error"] is None else [f"{record['error']['kind']}: {record['error']['message']}"]
     for note in (*error, *record["warnings"]):
-        _add(outcome, "eventOutcomeDetail/eventOutcomeDetailNote", _printable(note))
+        _add(outcome, "eventOutcomeDetail/eventOutcomeDetailNote", note)
     for maker in makers:
         _identifier(item, "linkingAgentIdentifier", maker)
     for role, linked in (("source", sources), ("outcome", results)):
@@ -135,7 +140,7 @@ def _weights(agents: dict[UUID, ET.Element], model: ModelFacts) -> UUID:
 
 
 def _agent(agents: dict[UUID, ET.Element], name: str, version: str | None, notes: list[str]) -> UUID:
-    identifier = uuid5(NAMESPACE_URL, "\n".join((name, version or "", *notes)))
+    identifier = _named("\n".join((name, version or "", *notes)))
     item = ET.Element(_tag("agent"))
     _identifier(item, "agentIdentifier", identifier)
     _add(item, "agentName", name)

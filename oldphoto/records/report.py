@@ -253,7 +253,8 @@ def _photo(number: int, record: Record, look: Look | None, state: State, folder:
 def _summary(record: Record, state: State) -> str:
     """The line below a photo's name."""
     facts = record["input"]
-    parts = [f"{facts['width']:,} \u00d7 {facts['height']:,} pixels"] if facts.get("width") else []
+    width, height = facts.get("width"), facts.get("height")
+    parts = [f"{width:,} \u00d7 {height:,} pixels"] if width and height else []
     if state == "skipped":
         return ", ".join([*parts, "skipped, since its output exists"])
     if state == "restored":

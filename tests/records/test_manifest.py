@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -24,6 +25,8 @@ from oldphoto.files.image import Photo, read_pages
 from oldphoto.options import Options
 from oldphoto.records import manifest
 from oldphoto.records.manifest import Manifest, Record, Setting
+from oldphoto.records.premis import premis
+from oldphoto.records.report import write_report
 from oldphoto.runs import batch, planning
 from oldphoto.stages.faces import Kept
 from oldphoto.stages.fading import Tone
@@ -112,6 +115,86 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     assert first["warnings"] == ["hm"]
     assert (first["peak_memory_bytes"] or 1 << 30) > 1 << 20
     assert second["status"] == "restored"
+
+
+ODD: tuple[Any, ...] = (None, 0, -1, 10**30, float("nan"), "x\0", "\ud800", "\x1b[2J", [[]], {"x": {}})
+
+
+def mutants(value: Any) -> Iterator[Any]:
+    """The same, but for one part of it, which is odd or missing."""
+    yield from ODD
+    if isinstance(value, dict):
+        for name in value:
+            yield {other: part for other, part in value.items() if other != name}
+            yield from ({**value, name: part} for part in mutants(value[name]))
+        yield {**value, "more": 1}
+    if isinstance(value, list):
+        for place, part in enumerate(value):
+            yield from ([*value[:place], other, *value[place + 1 :]] for other in mutants(part))
+
+
+def test_no_word_of_a_line_is_believed_before_the_schema_has_seen_it(folder: Path) -> None:
+    """Whatever a manifest says, it is refused in one line, or verify, premis and report can do with it."""
+    with Manifest(folder / "run.jsonl") as kept:
+        run(folder, kept.append)
+    record = lines(folder / "run.jsonl")[0]
+    judge = jsonschema.Draft202012Validator(SCHEMA)
+    path = folder / "odd.jsonl"
+    believed = 0
+    refusals: set[str] = set()
+    for number, odd in enumerate(mutants(record)):
+        path.write_text(json.dumps(odd) + "\n")
+        try:
+            found = manifest.read(path)
+        except FileAccessError as error:
+            refusals.add(str(error))
+            continue
+        assert judge.is_valid(odd), odd
+        believed += 1
+        for _ in manifest.verify(found):
+            pass
+        if number % 7 == 0:
+            ElementTree.fromstring(premis(found))
+            write_report(folder / "page.html", found, overwrite=True)
+    assert believed > 50
+    assert all("line 1 of" in text and "\n" not in text for text in refusals)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ('{"version": 2, "news": 1}', "later version"),
+        ('{"version": 1}', "must contain"),
+        ('{"version": 1, "status": ', "Expecting value"),
+    ],
+)
+def test_it_is_said_why_a_line_is_none(tmp_path: Path, line: str, why: str) -> None:
+    (tmp_path / "run.jsonl").write_text(line + "\n")
+    with pytest.raises(FileAccessError, match=why) as caught:
+        manifest.read(tmp_path / "run.jsonl")
+    assert len(str(caught.value)) < 500
+    with pytest.raises(FileAccessError, match=why):
+        Manifest(tmp_path / "run.jsonl", overwrite=True)
+    assert (tmp_path / "run.jsonl").read_text() == line + "\n"
+
+
+def test_a_date_that_is_none(folder: Path) -> None:
+    with Manifest(folder / "run.jsonl") as kept:
+        run(folder, kept.append)
+    text = (folder / "run.jsonl").read_text()
+    time = json.loads(text.splitlines()[0])["time"]
+    (folder / "run.jsonl").write_text(text.replace(time, "2026-02-31T12:00:00Z"))
+    with pytest.raises(FileAccessError, match="line 1"):
+        manifest.read(folder / "run.jsonl")
+
+
+def test_what_lines_have_in_common_is_kept_once(folder: Path) -> None:
+    with Manifest(folder / "run.jsonl") as kept:
+        run(folder, kept.append)
+    first, second = manifest.read(folder / "run.jsonl")
+    for name in ("options", "versions", "model"):
+        assert first[name] is second[name]
 
 
 def test_peak_memory_is_this_process_s_own() -> None:

@@ -24,6 +24,7 @@ from oldphoto.records import manifest
 from oldphoto.records.manifest import Record
 from oldphoto.records.pictures import Look, look_at
 from oldphoto.records.report import Page, write_report
+from oldphoto.records.xmp import GENERATED
 from tests import chromium
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -78,7 +79,7 @@ def record(name: str = "a.jpg", folder: Path = Path("in"), **facts: Any) -> Reco
         "stages": {"read": 0.5, "translation": 2.0},
         "peak_memory_bytes": 800_000_000,
         "peak_device_memory_bytes": None,
-        "source_type": "compositeWithTrainedAlgorithmicMedia",
+        "source_type": GENERATED,
         "versions": {"oldphoto": "0.1.0", "torch": "2.13.0"},
         "warnings": [],
         "error": None,
