@@ -126,15 +126,31 @@ def test_other_signals_end_a_run_as_ctrl_c_does(folder: Path, name: str) -> None
     assert files_below(folder / "out") == ["a.png"]
 
 
+# A photo in work that no interrupt ends.
+DEAF = """
+def deaf(told=[]):
+    while True:
+        try:
+            if not told:
+                told.append(True)
+                print("ready", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+
+
 def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
-    with start(folder, wait=2) as run:
+    patient = "from oldphoto.machine import workers\nworkers.PATIENCE_SECONDS = 60.0\n"
+    code = COMMAND.replace("cli.main()", f"{patient}cli.main()")
+    code = code.replace('print("ready", flush=True)', "deaf()").replace("def restore", f"{DEAF}\ndef restore")
+    with command(code, 2, "restore", folder / "in", "-o", folder / "out", "--model", "compact") as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGINT)
         time.sleep(1.2)
-        assert run.poll() is None  # a photo in work is left 5 seconds
         run.send_signal(signal.SIGINT)
-        _, said = run.communicate(timeout=2)
+        _, said = run.communicate(timeout=30)
     assert run.returncode == 130
     assert said.splitlines()[-1] == "interrupted again: leaving at once"
     assert [name for name in files_below(folder / "out") if not name.startswith(".")] == ["a.png"]
