@@ -31,8 +31,8 @@ from oldphoto.files.colour import to_srgb
 from oldphoto.files.image import (
     DEFAULT_MAX_PIXELS,
     Photo,
-    not_held,
     hidden_name,
+    not_held,
     output_format,
     read_mask,
     read_pages,
@@ -42,8 +42,8 @@ from oldphoto.files.image import (
     write_pages,
     write_photo,
 )
-from oldphoto.machine.memory import admit_reading, line, out_of_memory, ran_out
 from oldphoto.machine.disk import exists
+from oldphoto.machine.memory import admit_reading, line, out_of_memory, ran_out
 from oldphoto.machine.workers import Flight
 from oldphoto.options import Options
 from oldphoto.records.manifest import (
