@@ -393,7 +393,9 @@ def _refuse(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise RefusedOverwriteError(f"the report {path} exists", "use --overwrite or another name")
     with open_file(path) as page:
-        if page.read(2000).find(_MARK) < 0:
+        start = page.read(2000)
+        # What a run that was killed had only begun to write is no more than the beginning of a page.
+        if start.find(_MARK) < 0 and not _opening(_Totals(), None).encode().startswith(start):
             raise RefusedOverwriteError(f"{path} is no report of oldphoto", "use another name")
 
 

@@ -355,6 +355,19 @@ def test_a_page_tells_what_has_changed_since(album: Path) -> None:
     assert found.count("img") == 3
 
 
+@pytest.mark.parametrize("size", [0, 10, 400])
+def test_a_page_that_was_only_begun_is_replaced(tmp_path: Path, size: int) -> None:
+    with Page(tmp_path / "r.html") as page:
+        page.add(record())
+        begun = page.part.read_bytes()[:size]
+    (tmp_path / "r.html").rename(tmp_path / "r.part.html")
+    (tmp_path / "r.part.html").write_bytes(begun)
+    with pytest.raises(RefusedOverwriteError):
+        Page(tmp_path / "r.html")
+    Page(tmp_path / "r.html", overwrite=True).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
 def test_an_empty_manifest_makes_no_page(tmp_path: Path) -> None:
     with pytest.raises(NoInputError):
         write_report(tmp_path / "r.html", [])
