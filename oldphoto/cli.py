@@ -680,6 +680,8 @@ def restore(
             spool = temporary_folder(stack)
             inputs, output = open_pipes(inputs or [], output, spool)
         report = Report(quiet=quiet, verbose=verbose, as_json=as_json, pipes=spool)
+        if c2pa is not None and (warning := Signer.exposed(c2pa[1])) is not None:
+            report.say(warning)
         records = last_lines(read_manifest(resume)) if resume is not None and os.path.lexists(resume) else {}
 
         own = own_files(manifest=manifest or resume, report=page_path, c2pa=c2pa, names=from0)

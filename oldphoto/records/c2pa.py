@@ -7,6 +7,8 @@ remote manifest of an ingredient is fetched.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,17 @@ class Signer:
     certificate: bytes
     key: bytes
     algorithm: str
+
+    @staticmethod
+    def exposed(key: Path) -> str | None:
+        """A warning if others than its owner may read the key's file; None on systems that cannot tell."""
+        try:
+            mode = key.stat().st_mode
+        except OSError:
+            return None  # what is wrong with it is told when it is read
+        if os.name != "posix" or not mode & (stat.S_IRGRP | stat.S_IROTH):
+            return None
+        return f"the key {key} can be read by others, who could sign as you: chmod 600"
 
     @staticmethod
     def load(certificate: Path, key: Path) -> Signer:

@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from oldphoto.pipeline import Restoration
     from oldphoto.stages.faces import Face
 
+# More than this share of a photo is seldom scratched.
+MUCH_DAMAGE = 0.1
 _TO_TIFF = "write a .tif file, which holds them all"
 RestoreOne = Callable[[Photo, NDArray[np.bool_] | None], "Restoration"]
 
@@ -457,7 +459,9 @@ def restore_file(
             earlier = len(record["faces"])
             record["faces"] += [_face_facts(face) for face in result.faces]
             record["changes"].append(cast("ChangeFacts", result.changes))
-            record["warnings"] += [f"page {page + 1}: {line}" if pages > 1 else line for line in result.warnings]
+            found = () if planned.mask is not None or result.mask is None else _doubts(photo, result.mask)
+            notes = (*result.warnings, *found)
+            record["warnings"] += [f"page {page + 1}: {line}" if pages > 1 else line for line in notes]
             if page == 0:
                 record["output"] |= {"format": format, "width": result.photo.width, "height": result.photo.height}
             if result.mask is not None and planned.mask_target is not None:
@@ -503,6 +507,15 @@ def restore_file(
         return Outcome(planned, record, look=look, beside=handed_out)
     finally:
         beside.drop()
+
+
+def _doubts(photo: Photo, mask: NDArray[np.bool_]) -> Iterator[str]:
+    """What speaks against a mask (H, W) that was found: print and line drawings are taken for scratches."""
+    sample = photo.pixels[::7, ::7].reshape(-1, 3)
+    if len(np.unique(sample, axis=0)) <= 2:
+        yield "it has two colours alone: what looks like scratches may be what it shows; see --save-mask"
+    elif (share := float(mask.mean())) > MUCH_DAMAGE:
+        yield f"{share:.0%} of it was taken for scratches and filled; see --save-mask and --scratch-threshold"
 
 
 def _write_crops(face: Face, planned: Planned, earlier: int, beside: _Beside) -> None:

@@ -11,12 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from oldphoto.errors import FileAccessError, NoInputError, OldphotoError, RefusedOverwriteError, UsageError
+from oldphoto.files.image import write_mask
 from oldphoto.machine import disk
 from oldphoto.options import Options
 from oldphoto.records import manifest, report
+from oldphoto.records.c2pa import Signer
 from oldphoto.runs import batch, planning
 from oldphoto.runs.batch import Work
 from oldphoto.runs.planning import Naming, Planned
@@ -224,6 +228,39 @@ def test_of_two_runs_into_one_folder_the_second_loses(folder: Path) -> None:
     assert isinstance(summary.failed[0].error, RefusedOverwriteError)
     assert (folder / "out/a.png").read_bytes() == before
     assert files_below(folder / "out") == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("levels", "share", "said"),
+    [(2, 0.02, "two colours alone"), (256, 0.02, ""), (256, 0.5, "50% of it"), (2, 0.5, "two colours alone")],
+)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_mask_that_is_likely_wrong_is_told_of(
+    tmp_path: Path, levels: int, share: float, said: str, own: bool
+) -> None:
+    values = np.random.default_rng(0).integers(0, levels, (80, 100), dtype=np.uint8) * np.uint8(255 // (levels - 1))
+    Image.fromarray(values).save(tmp_path / "a.png")
+    mask = np.zeros((80, 100), np.bool_)
+    mask[: int(80 * share)] = True
+
+    def restore(photo: Any, given: Any) -> Any:
+        return negative(photo, mask)
+
+    if own:
+        write_mask(mask, tmp_path / "mask.png")
+    photo = Planned(tmp_path / "a.png", tmp_path / "out.png", mask=tmp_path / "mask.png" if own else None)
+    (outcome,) = batch.run([photo], partial(Work, restore, setting())).outcomes
+    warnings = " ".join(outcome.record["warnings"])
+    assert said in warnings if said and not own else not warnings
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o600, False), (0o640, True), (0o604, True), (0o400, False)])
+def test_a_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, said: bool) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("secret")
+    key.chmod(mode)
+    assert (Signer.exposed(key) is not None) == said
+    assert Signer.exposed(tmp_path / "absent.pem") is None
 
 
 @pytest.mark.parametrize("links", [True, False])
