@@ -26,6 +26,7 @@ from oldphoto.records.manifest import Manifest, Setting
 from oldphoto.runs import batch, planning
 from oldphoto.runs.planning import Planned, Shard
 from oldphoto.runs.watch import PAUSE_SECONDS, Watch
+from oldphoto.stages.faces import Face
 from tests.restorations import negative_of
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
@@ -44,10 +45,9 @@ def negative(photo: Photo, mask: Any) -> Any:
 
 def with_all(photo: Photo, mask: Any) -> Any:
     """A restoration with a mask and a face, all of which can be saved."""
-    face = SimpleNamespace(number=1, box=(0.0, 0.0, 4.0, 4.0), score=1.0, kept=None)
-    face.before = np.full((4, 4, 3), 10, np.uint8)
-    face.after = np.full((4, 4, 3), 99.0, np.float32)
-    return SimpleNamespace(**(vars(negative(photo, np.ones((8, 12), np.bool_))) | {"faces": (face,)}))
+    before, after = np.full((4, 4, 3), 10, np.uint8), np.full((4, 4, 3), 99.0, np.float32)
+    face = Face((0.0, 0.0, 4.0, 4.0), 1.0, np.zeros((5, 2)), np.eye(2, 3), before, after)
+    return negative_of(photo, np.ones((8, 12), np.bool_), faces=(face,))
 
 
 def beside(folder: Path) -> dict[str, Any]:
