@@ -512,7 +512,7 @@ def restore_file(
 def _doubts(photo: Photo, mask: NDArray[np.bool_]) -> Iterator[str]:
     """What speaks against a mask (H, W) that was found: print and line drawings are taken for scratches."""
     sample = photo.pixels[::7, ::7].reshape(-1, 3)
-    if len(np.unique(sample, axis=0)) <= 2:
+    if len(np.unique(sample, axis=0)) == 2:
         yield "it has two colours alone: what looks like scratches may be what it shows; see --save-mask"
     elif (share := float(mask.mean())) > MUCH_DAMAGE:
         yield f"{share:.0%} of it was taken for scratches and filled; see --save-mask and --scratch-threshold"
