@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import inspect
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
+from copy import copy
 from dataclasses import asdict
 from enum import StrEnum
 from functools import cache, partial
@@ -417,8 +419,36 @@ def print_json(value: dict[str, Any] | list[Any], file: IO[str] | None = None) -
 
 # ---- restore ----
 
+# Every option of `restore` under the wish that it belongs to; `--help` shows them in this order.
+PANELS = {
+    "Input and output": "output recursive from0 overwrite skip_existing format quality suffix name_template dry_run",
+    "Damage": "with_scratch mask save_mask scratch_threshold mask_dilation only_damaged",
+    "Look": "strength tone_strength keep_blur",
+    "Faces": "faces face_detector face_size face_strength min_face only_face skip_face save_faces",
+    "Large photos": "hr max_memory max_pixels",
+    "Batches": "resume shard watch jobs engine ray_address workers",
+    "Records": "manifest compare page_path provenance c2pa",
+    "Machine": "model device precision offline as_json quiet verbose",
+}
+
+
+def in_panels(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with its options in panels, whatever order they are declared in."""
+    declared = inspect.signature(command, eval_str=True)
+    panels = {name: panel for panel, names in PANELS.items() for name in names.split()}
+    order = [name for name in declared.parameters if name not in panels] + list(panels)
+    parameters = []
+    for parameter in map(declared.parameters.__getitem__, order):
+        kind, info = parameter.annotation.__origin__, copy(parameter.annotation.__metadata__[0])
+        info.rich_help_panel = panels.get(parameter.name)
+        parameters.append(parameter.replace(annotation=Annotated[kind, info]))
+    command.__signature__ = declared.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+    return command
+
 
 @app.command()
+@in_panels
 def restore(
     inputs: Annotated[
         list[str] | None,

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Process exit codes; documented in the README and stable."""
+    """Process exit codes; documented and stable."""
 
     DONE = 0
     BUG = 1

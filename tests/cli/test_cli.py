@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -625,10 +626,12 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
         assert word in " ".join(done.stdout.replace("│", " ").split())
 
 
-def test_the_readme_documents_every_exit_code_and_option() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_reference_documents_every_exit_code_and_option() -> None:
+    reference = ROOT / "docs" / "reference"
+    codes = (reference / "exit-codes.md").read_text(encoding="utf-8")
     for code in ExitCode:
-        assert f"| {int(code)} |" in text
+        assert f"| {int(code)} |" in codes
+    text = (reference / "commands.md").read_text(encoding="utf-8")
     done = oldphoto("restore", "--help")
     assert done.exit_code == 0
     options = {word for word in done.stdout.replace("│", " ").split() if word.startswith("--") and "…" not in word}
@@ -852,3 +855,15 @@ def test_evaluate_by_labels_or_by_drawn_damage(arguments: list[str]) -> None:
     nowhere = oldphoto("evaluate", "a", "--labels", "nowhere")
     assert nowhere.exit_code == 3
     assert "index.csv" in nowhere.stderr
+
+
+# ---- help ----
+
+
+def test_every_option_of_restore_has_its_panel() -> None:
+    placed = [name for names in cli.PANELS.values() for name in names.split()]
+    assert sorted(placed) == sorted(set(inspect.signature(cli.restore).parameters) - {"inputs"})
+    said = oldphoto("restore", "--help").output
+    shown = [panel for panel in cli.PANELS if f" {panel} " in said]
+    assert shown == list(cli.PANELS)
+    assert [said.index(f" {panel} ") for panel in shown] == sorted(said.index(f" {panel} ") for panel in shown)

@@ -27,3 +27,11 @@ def test_every_option_of_restore_is_in_the_reference() -> None:
     named = set(re.findall(r'"(--[a-z0-9-]+)', source))
     page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     assert {name for name in named if f"`{name}`" not in page} <= {"--version"}
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+    assert len(links) > 20
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
