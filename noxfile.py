@@ -19,7 +19,7 @@ def check(session: nox.Session) -> None:
 
 @nox.session
 def test(session: nox.Session) -> None:
-    """Run the tests with branch coverage; below the floor it fails."""
+    """Run the tests with branch coverage of the package."""
     session.run("pytest", "--cov", *session.posargs)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 PhotoPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-Region = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom excluded
+Bounds = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom excluded
 
 # Rows warped at once: bounds the memory of the sixteen taps for a face of thousands of pixels.
 ROWS_AT_ONCE = 256
@@ -125,7 +125,7 @@ def grain_of(pixels: PhotoPixels, seen: npt.NDArray[np.bool_] | None = None) -> 
     return float(np.median(np.abs(detail))) / 0.6745 if detail.size else 0.0
 
 
-def missing_grain(before: PhotoPixels, after: PhotoPixels, region: Region, mask: Floats) -> float:
+def missing_grain(before: PhotoPixels, after: PhotoPixels, region: Bounds, mask: Floats) -> float:
     """The deviation of the grain that a blended face lacks, in the photo's levels; 0 where it lacks none.
 
     It is to have the grain of its surroundings, but never more than it had itself: leaves and cloth look like grain.
@@ -144,7 +144,7 @@ def missing_grain(before: PhotoPixels, after: PhotoPixels, region: Region, mask:
     return float(np.sqrt(wanted**2 - has**2)) if has < (1.0 - LEAST_MISSING) * wanted else 0.0
 
 
-def _add_grain(result: PhotoPixels, region: Region, mask: Floats, deviation: float) -> None:
+def _add_grain(result: PhotoPixels, region: Bounds, mask: Floats, deviation: float) -> None:
     """Normally distributed grain, alike in all channels, on one face; the same face gets the same."""
     left, top, right, bottom = region
     noise = np.random.default_rng(region).standard_normal(mask.shape, np.float32) * mask * np.float32(deviation)
@@ -152,7 +152,7 @@ def _add_grain(result: PhotoPixels, region: Region, mask: Floats, deviation: flo
     result[top:bottom, left:right] = np.clip(np.rint(new), 0.0, np.iinfo(result.dtype).max).astype(result.dtype)
 
 
-def _total(region: Region, mask: Floats, others: Sequence[tuple[Region, Floats]]) -> Floats:
+def _total(region: Bounds, mask: Floats, others: Sequence[tuple[Bounds, Floats]]) -> Floats:
     """The sum of all faces' masks inside one face's region."""
     total = mask.copy()
     left, top, right, bottom = region
@@ -202,7 +202,7 @@ def match_colours(face: Face, width: int, height: int, config: BlendConfig) -> F
     return np.where(seen[..., None], matched, face.before)
 
 
-def soft_mask(face: Face, width: int, height: int, config: BlendConfig) -> tuple[Region, Floats]:
+def soft_mask(face: Face, width: int, height: int, config: BlendConfig) -> tuple[Bounds, Floats]:
     """How much of the face each photo pixel takes: the region, and (bottom - top, right - left) float32 in 0..1.
 
     1 well inside the crop, 0 at its edge and outside; at the photo's own border there is no soft edge.
@@ -226,7 +226,7 @@ def soft_mask(face: Face, width: int, height: int, config: BlendConfig) -> tuple
     return (left, top, right, bottom), np.asarray(cv2.GaussianBlur(mask, (window, window), 0), np.float32)
 
 
-def warp_back(source: Floats, matrix: Matrix, region: Region, antialias: bool) -> Floats:
+def warp_back(source: Floats, matrix: Matrix, region: Bounds, antialias: bool) -> Floats:
     """A crop seen from the photo: (S, S, 3) float32 -> (bottom - top, right - left, 3), 0 outside the crop.
 
     matrix: crop -> photo. Catmull-Rom, clipped to the source's range.
