@@ -266,6 +266,10 @@ def attempt(path: Path, folder: Path, memory: int, seconds: int) -> tuple[str, s
     return ("restored" if code == DONE else "refused"), words, peak
 
 
+def _summary(results: Counter[str]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in sorted(results.items()))
+
+
 def fuzz(count: int, seed: int, memory: int, seconds: int, kept: Path) -> Counter[str]:
     """Run so many files; how many came to what. Those that show a fault are kept, with what they said."""
     cv2.setNumThreads(1)
@@ -297,7 +301,9 @@ def fuzz(count: int, seed: int, memory: int, seconds: int, kept: Path) -> Counte
                 (kept / f"{seed}-{number}-{name}.txt").write_text(f"{result}\n{words}")
                 print(f"{result}: {kept / f'{seed}-{number}-{name}'}", flush=True)
             path.unlink()
-    print(f"{count} files of {len(names)} seeds: " + ", ".join(f"{n} {what}" for what, n in sorted(results.items())))
+            if (number + 1) % 250 == 0:
+                print(f"{number + 1} of {count}: {_summary(results)}", flush=True)
+    print(f"{count} files of {len(names)} seeds: {_summary(results)}")
     print(f"the slowest took {slowest:.1f} s, the largest {largest / 1e9:.2f} GB")
     return results
 

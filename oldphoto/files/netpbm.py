@@ -17,7 +17,7 @@ from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 _PNM_HEADER = re.compile(rb"P([1-6])(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])+(\d+)(?:\s|#[^\r\n]*[\r\n])")
 _PNM_MAXIMUM = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d+)\s")
 
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 18
 
 
 def read_pnm(data: bytes, limits: Limits) -> Photo:
