@@ -42,7 +42,10 @@ _SUB_DIRECTORIES, _DNG_VERSION = 330, 50706
 # Tags without which pixels would be misread, and names of others whose loss is told.
 _STORING = (*range(254, 260), 262, 266, 273, 277, 278, 279, 284, 317, 320, *range(322, 326), 332, 338, 339, 347, 530)
 _OF_NO_USE = (*range(263, 266), *range(280, 282), *range(288, 294), 330, 340, 341, *range(512, 522), *range(529, 533))
-_TAG_NAMES = {34675: "profile", 700: "XMP", 33723: "IPTC records", 34377: "Photoshop resources", 34665: "EXIF data"}
+_TAG_NAMES = {
+    **{34675: "profile", 700: "XMP", 33723: "IPTC records", 34377: "Photoshop resources"},
+    **{34665: "EXIF data", 34853: "GPS data"},
+}
 _RAW_COMPRESSIONS = (32767, 32769, 34713, 34892, 65000, 65535)  # of Sony, Packed, Nikon, Adobe, Kodak, Pentax
 _RAW_PHOTOMETRICS = (32803, 34892)
 

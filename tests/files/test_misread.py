@@ -30,7 +30,22 @@ from oldphoto.files.image import (
     write_pages,
     write_photo,
 )
-from tests.pictures import HEIGHT, IPTC, WIDTH, XMP, make_exif, picture, png, png_chunk, saved, srgb, tiff
+from tests.pictures import (
+    HEIGHT,
+    IPTC,
+    RICH,
+    SUFFIX,
+    WIDTH,
+    XMP,
+    make_exif,
+    picture,
+    png,
+    png_chunk,
+    rich,
+    saved,
+    srgb,
+    tiff,
+)
 
 GREY, RGB = picture(1), picture()
 
@@ -618,6 +633,15 @@ def test_what_lies_behind_a_jpeg_is_missed() -> None:
         f"{len(second)} bytes behind the picture (a further picture, a gain map or a film) are left out",
     )
     assert not read_photo(jpeg() + bytes(1000)).warnings
+
+
+@pytest.mark.parametrize("format", RICH)
+def test_of_what_is_kept_nothing_is_said(tmp_path: Path, format: str) -> None:
+    photo = read_photo(rich(format))
+    assert not photo.warnings
+    write_photo(photo, tmp_path / f"out{SUFFIX[format]}")
+    assert not read_photo(tmp_path / f"out{SUFFIX[format]}").warnings
+    assert not not_held(photo, photo.metadata.format)
 
 
 def test_tags_chunks_and_boxes_that_are_not_kept_are_missed() -> None:
