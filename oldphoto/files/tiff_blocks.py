@@ -47,7 +47,7 @@ _PHOTOMETRIC_NAMES = {
 _CONVERT = "convert it to 8- or 16-bit grey or RGB, for example with ImageMagick"
 # More strips or tiles than this are no photo's: each takes its time, however small it is.
 _MOST_BLOCKS = MOST_NUMBERS
-_AT_ONCE = 1 << 22  # bytes that are unpacked at once where strips are small
+_AT_ONCE = 1 << 20  # bytes that are unpacked at once where strips are small
 
 
 @dataclass(frozen=True)
