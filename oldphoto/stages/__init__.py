@@ -8,13 +8,14 @@ from oldphoto.options import Options
 from oldphoto.stages.blending import Blending
 from oldphoto.stages.faces.stage import Faces
 from oldphoto.stages.fading import Fading
+from oldphoto.stages.filling import Filling
 from oldphoto.stages.scratches import Scratches
 from oldphoto.stages.stage import Case, Stage
 from oldphoto.stages.strength import Strength
 from oldphoto.stages.translation import Translation
 from oldphoto.weights.sets import SETS, Role, SetName
 
-STAGES: tuple[Stage, ...] = (Scratches(), Fading(), Translation(), Strength(), Faces(), Blending())
+STAGES: tuple[Stage, ...] = (Scratches(), Filling(), Fading(), Translation(), Strength(), Faces(), Blending())
 
 
 def needed_roles(case: Case) -> set[Role]:

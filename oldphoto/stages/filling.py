@@ -4,8 +4,8 @@ Every patch that touches a hole looks for the sound patch that is most like it, 
 them say; both are repeated (Wexler, Shechtman, Irani 2007). The search is a random one in which neighbours tell each
 other what they found (Barnes et al. 2009). It begins in a copy of the photo so small that holes are a few pixels wide,
 where edges are led across them, and goes on in copies of twice the size, which add texture; how much texture there is
-goes through the copies as two channels more (Newson et al. 2014). What a patch says is shifted in brightness to what
-it is to continue, so that a sky without a second place of the same blue can be filled.
+goes through the copies as two channels more (Newson et al. 2014). What a patch says is brought to the brightness and
+slope of what it is to continue, so that a sky without a second place of the same blue can be filled.
 
 Pixels are (H, W, 3) uint8 or uint16 RGB, masks (H, W) bool. Places are flat: row times width plus column.
 """
@@ -15,15 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.arrays import Pixels
+from oldphoto.arrays import Floats, Mask, Pixels
+from oldphoto.stages.stage import Case, Clock, Plain, State
 
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from oldphoto.models.loaded import Models
+
 Places = NDArray[np.intp]
 Image = Pixels | Floats
 
@@ -38,20 +41,53 @@ COARSEST_HOLE, LEAST_SIDE = 2.0, 24
 MOST_SEARCHED, REFINED, AROUND = 1_000_000, 2, 64
 # Rounds of searching and voting: in the smallest copy, in those between, in the photo itself, in one too large.
 FIRST, BETWEEN, LAST, REFINING = 12, 6, 4, 1
-# Patches are compared by this many principal components, learned from so many of them. Their mean counts less than what
-# is in them, since it is adapted, by at most so much of the range; and how far apart they are counts in shares of the
-# photo's longer side: what is near is more likely to be the same thing.
-COMPONENTS, SAMPLES, MEAN, MOST_SHIFT, NEAR = 24, 4096, 0.3, 0.2, 2.0
+# Patches are compared by this many principal components, learned from so many of them; how far apart they are counts in
+# shares of the photo's longer side, since what is near is more likely to be the same thing. Their mean and slopes count
+# less than what is on top, as these are adapted: by at most so much of the range, and so much a pixel.
+COMPONENTS, SAMPLES, NEAR = 24, 4096, 2.0
+PLANE, MOST_SHIFT = (0.3, 0.5, 0.5), (0.2, 0.02, 0.02)
 TEXTURE, TEXTURE_SIDE = 2.0, 9
 # Patches deep in holes know less: their votes count so much less with each pixel.
 FALL = 1.3
-# Votes count less the more a patch differs, in units of how much those over the same pixel differ on average; in the
-# end nearly the best alone counts, since means have less grain.
-SHARP, SHARPEST = 1.0, 0.1
-AT_ONCE = 16384
+# Votes count less the more a patch differs, in units of how much those over the same pixel differ on average; more so
+# in the end, since means have less grain.
+SHARP, SHARPEST = 1.0, 0.5
+AT_ONCE, TARGETS_AT_ONCE = 16384, 262144
+# Bytes that filling takes for each pixel of a photo, as far as a tenth of it is damaged, and besides.
+PIXEL_MEMORY, LEAST_MEMORY = 30, 350 << 20
 # What was found along so much of a side of the photo, and is so deep, in shares of its shorter side, lies around the
 # print.
 GROUND_LENGTH, GROUND_DEPTH = 0.5, 0.03
+
+
+class Filling(Plain):
+    """Fills what is masked, but not what lies around the print, unless the user's own mask says so."""
+
+    name: str = "filling"
+    clock: Clock = "scratches"
+    doing: str = "filling damage"
+    without: str = "look for none"
+
+    def wanted(self, case: Case) -> bool:
+        """See Stage."""
+        return case.damaged and case.models.fills
+
+    def copies(self, case: Case) -> int:
+        """See Stage. Where fading is undone, that stage's copy takes this one's place."""
+        return int(self.wanted(case) and not case.options.restores_tone(unasked=case.models.undoes_fading))
+
+    def memory(self, case: Case, models: Models) -> int:
+        """See Stage."""
+        return LEAST_MEMORY + PIXEL_MEMORY * case.width * case.height
+
+    def run(self, state: State, case: Case, models: Models) -> None:
+        """See Stage."""
+        if state.mask is None:
+            return
+        if not state.trusted:
+            state.mask = without_ground(state.mask)
+        state.pixels = fill(state.pixels, state.mask)
+        state.filled = True
 
 
 def fill(pixels: Pixels, mask: Mask) -> Pixels:
@@ -176,8 +212,8 @@ class Level:
     is most like it.
 
     image: (H, W, C), changed in place. hole: (H, W). targets: centres of the patches that touch holes; nearest, cost,
-    shift: of each the centre of the sound patch that is most like it, how unlike that is, and what it has to be
-    brightened by, (N, C). number: (H W,) which target a place is, or -1. sources: centres of sound patches.
+    shift: of each the centre of the sound patch that is most like it, how unlike that is, and the plane that has to be
+    added to it, (N, 3, C). number: (H W,) which target a place is, or -1. sources: centres of sound patches.
     """
 
     image: Image
@@ -210,6 +246,7 @@ class Level:
         self.offsets = np.array([down * self.width + across for down, across in product(reach, reach)])
         self.nearest = np.zeros(len(self.targets), np.intp)
         self.cost = np.zeros(len(self.targets), np.float32)
+        self.shift = np.zeros((len(self.targets), 3, self.channels), np.float32)
 
     def colours(self, places: Places) -> Floats:
         """Of any shape S of places: (*S, C) in [0, 1]."""
@@ -225,22 +262,31 @@ class Level:
     def begin(self, random: np.random.Generator) -> None:
         """Learn what tells patches apart, and take any source for each target."""
         side = len(self.offsets)
+        reach = range(-self.radius, self.radius + 1)
+        self.shapes = np.array([(1, down, across) for down, across in product(reach, reach)], np.float32)
+        self.measures = self.shapes / (self.shapes**2).sum(axis=0)
+        less = 1.0 - np.array(PLANE, np.float32)
         some = self.colours(self.sources[:: max(1, len(self.sources) // SAMPLES)][:, None] + self.offsets)
-        some -= (1.0 - MEAN) * some.mean(axis=1, keepdims=True)
+        some -= np.einsum("nkc,sk,k->nsc", self.planes(some), self.shapes, less)
         flat = some.reshape(len(some), -1)
         flat -= flat.mean(axis=0)
         vectors = np.linalg.eigh(flat.T @ flat)[1][:, ::-1][:, :COMPONENTS]
-        # Lessening the mean is part of the projection, so that patches need not be changed themselves.
+        # Lessening the plane is part of the projection, so that patches need not be changed themselves.
         per = vectors.reshape(side, self.channels, -1)
-        self.basis = (per - (1.0 - MEAN) * per.mean(axis=0)).reshape(vectors.shape).astype(np.float32)
+        planes = np.einsum("sk,k,tk,tcd->scd", self.measures, less, self.shapes, per)
+        self.basis = (per - planes).reshape(vectors.shape).astype(np.float32)
         self.trust = self._trust()
         self.table = None
         if self.searched:
-            table, means = self._described(self.sources)
+            table, planes = self.described(self.sources)
             at = np.zeros(self.hole.size, np.int32)
             at[self.sources] = np.arange(len(self.sources), dtype=np.int32)
-            self.table = (at, table, means)
+            self.table = (at, table, planes)
         self.nearest = self.sources[random.integers(0, len(self.sources), len(self.targets))]
+
+    def planes(self, patches: Floats) -> Floats:
+        """Mean of patches (N, S, C) and how much brighter they get each pixel down and across: (N, 3, C)."""
+        return np.asarray(np.einsum("nsc,sk->nkc", patches, self.measures), np.float32)
 
     def _trust(self) -> Floats:
         if not self.searched:
@@ -248,27 +294,27 @@ class Level:
         deep = cv2.distanceTransform(self.hole.astype(np.uint8), cv2.DIST_L2, 3).ravel()[self.targets]
         return np.asarray(FALL**-deep, np.float32)
 
-    def _described(self, places: Places) -> tuple[Floats, Floats]:
-        """Of patches about (N,) places: (N, D) to compare them by, and their mean colours, (N, C)."""
+    def described(self, places: Places) -> tuple[Floats, Floats]:
+        """Of patches about (N,) places: (N, D) to compare them by, and their planes, (N, 3, C)."""
         kinds = self.basis.shape[1]
         out = np.empty((len(places), kinds + 2), np.float32)
-        means = np.empty((len(places), self.channels), np.float32)
+        planes = np.empty((len(places), 3, self.channels), np.float32)
         for start in range(0, len(places), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             patches = self.colours(places[part, None] + self.offsets)
-            means[part] = patches.mean(axis=1)
+            planes[part] = self.planes(patches)
             out[part, :kinds] = patches.reshape(len(patches), -1) @ self.basis
         per = NEAR / max(self.height, self.width)
         out[:, kinds], out[:, kinds + 1] = (part * per for part in np.divmod(places, self.width))
-        return out, means
+        return out, planes
 
     def looked(self, places: Places) -> tuple[Floats, Floats]:
-        """As _described, of sources."""
+        """As described, of sources."""
         if self.table is None:
-            return self._described(places)
-        at, table, means = self.table
+            return self.described(places)
+        at, table, planes = self.table
         rows = at[places]
-        return table[rows], means[rows]
+        return table[rows], planes[rows]
 
     def follow(self, smaller: Level) -> Mask:
         """Take over what was found in the copy of half the size: (N,), for which targets there was something."""
@@ -302,26 +348,33 @@ class Level:
 def search(level: Level, random: np.random.Generator, reach: int, only: Mask | None = None) -> None:
     """Look for better sources: those beside a neighbour's, and some by chance, within `reach` pixels at first, then
     within less and less; of all targets, or of some alone, which look about themselves first."""
-    wanted, level.shift = level._described(level.targets)
-    found, means = level.looked(level.nearest)
-    level.cost = ((found - wanted) ** 2).sum(axis=1)
-    shift = level.shift - means
+    for start in range(0, len(level.targets), TARGETS_AT_ONCE):
+        part = slice(start, start + TARGETS_AT_ONCE)
+        _search_part(level, random, reach, part, None if only is None else only[part])
+
+
+def _search_part(level: Level, random: np.random.Generator, reach: int, part: slice, only: Mask | None) -> None:
+    targets, nearest, cost = level.targets[part], level.nearest[part], level.cost[part]
+    wanted, mean = level.described(targets)
+    found, shift = level.looked(nearest)
+    cost[:] = ((found - wanted) ** 2).sum(axis=1)
+    np.subtract(mean, shift, out=shift)
 
     def offer(places: Places, there: Mask | None = None) -> None:
-        good = level.valid.take(places, mode="clip") & (places >= 0) & (places != level.nearest)
+        good = level.valid.take(places, mode="clip") & (places >= 0) & (places != nearest)
         for condition in (there, only):
             if condition is not None:
                 good &= condition
         chosen = np.flatnonzero(good)
         for start in range(0, len(chosen), AT_ONCE):
             i = chosen[start : start + AT_ONCE]
-            what, mean = level.looked(places[i])
+            what, theirs = level.looked(places[i])
             what -= wanted[i]
-            cost = np.einsum("nd,nd->n", what, what)
-            better = cost < level.cost[i]
+            costs = np.einsum("nd,nd->n", what, what)
+            better = costs < cost[i]
             i = i[better]
-            level.cost[i], level.nearest[i] = cost[better], places[i]
-            shift[i] = level.shift[i] - mean[better]
+            cost[i], nearest[i] = costs[better], places[i]
+            shift[i] = mean[i] - theirs[better]
 
     def near(centres: Places, within: int) -> Places:
         down, across = np.divmod(centres, level.width)
@@ -332,15 +385,16 @@ def search(level: Level, random: np.random.Generator, reach: int, only: Mask | N
 
     if only is not None and only.any():
         for within in 2 * (reach, reach // 2, reach // 4, reach // 8):
-            offer(near(level.targets, within))
+            offer(near(targets, within))
     for step in (1, 3):
         for way in (step, -step, step * level.width, -step * level.width):
-            other = level.number.take(level.targets + way, mode="clip")
+            other = level.number.take(targets + way, mode="clip")
             offer(level.nearest[other] - way, other >= 0)
     while reach:
-        offer(near(level.nearest, reach))
+        offer(near(nearest, reach))
         reach = reach // 2 if reach < 16 else reach // 3
-    level.shift = np.clip(shift, -MOST_SHIFT, MOST_SHIFT)
+    most = np.array(MOST_SHIFT, np.float32)[:, None]
+    level.shift[part] = np.clip(shift, -most, most)
 
 
 def vote(level: Level, sharp: float = SHARP) -> None:
@@ -360,7 +414,9 @@ def said(level: Level, places: Places, sharp: float = SHARP) -> Floats:
     least = np.where(there, cost, np.inf).min(axis=1, keepdims=True)
     weight = np.where(there, np.exp((least - cost) / (sharp * spread)) * level.trust[who], 0.0)
     weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
-    words = level.colours(level.nearest[who] + level.offsets) + level.shift[who]
+    words = level.colours(level.nearest[who] + level.offsets)
+    for plane in range(3):
+        words += level.shift[:, plane][who] * level.shapes[:, plane, None]
     return np.asarray(np.einsum("pk,pkc->pc", weight, words), np.float32)
 
 

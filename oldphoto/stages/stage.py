@@ -54,8 +54,8 @@ class State:
 
     seen: the photo as it came, in sRGB. pixels: what it has become so far. before: what translation was given, until
     the change is kept in part; None afterwards, since it is a copy as large as the photo. mask: what is repaired, or
-    None; trusted: nothing of what lies under it is looked at. way: how the photo is translated. faces: all that were
-    found, by number. warnings: one line each.
+    None; trusted: nothing of what lies under it is looked at; filled: it is no hole any more. way: how the photo is
+    translated. faces: all that were found, by number. warnings: one line each.
     """
 
     seen: Pixels
@@ -66,6 +66,12 @@ class State:
     before: Pixels | None = None
     faces: tuple[Face, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    filled: bool = False
+
+    @property
+    def holes(self) -> Mask | None:
+        """What networks still have to fill: the mask, until it is filled."""
+        return None if self.filled else self.mask
 
 
 class Stage(Protocol):

@@ -75,7 +75,7 @@ class Strength(Plain):
         if keep is None:
             keep = judged(before, state.pixels, state.mask, models.estimator("strength"))
             keep = keep if case.options.sharpen else keep._replace(raised=(0.0, 0.0, 0.0))
-        state.pixels = kept(before, state.pixels, state.mask, keep)
+        state.pixels = kept(before, state.pixels, state.holes, keep)
         return keep
 
     def record(self, fact: Kept | None) -> dict[str, Any]:
@@ -161,9 +161,10 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, keep: Kept) -> Pixels
         old, new = np.asarray(before[rows], np.float32), np.asarray(after[rows], np.float32)
         change = new - old
         specks = None
-        if keep.specks and mask is not None:
+        if keep.specks:
             around, own = _about(start, ALONE_SIDE // 2)
-            specks = alone(before[around], after[around], mask[around], edge)[own]
+            holes = None if mask is None else mask[around]
+            specks = alone(before[around], after[around], holes, edge)[own]
         less = lessened(change, keep, edge, specks)
         if any(keep.raised):
             around, own = _about(start, REACH)
@@ -181,10 +182,11 @@ def _about(start: int, reach: int) -> tuple[slice, slice]:
     return slice(start - above, start + ROWS_AT_ONCE + reach), slice(above, above + ROWS_AT_ONCE)
 
 
-def alone(before: Pixels, after: Pixels, mask: Mask, edge: float = EDGE) -> Mask:
+def alone(before: Pixels, after: Pixels, mask: Mask | None, edge: float = EDGE) -> Mask:
     """Where large changes of light, outside of the mask, are few: (H, W). Sees half of ALONE_SIDE far."""
     light = luminance(np.asarray(after, np.float32) - np.asarray(before, np.float32))
-    large = ((np.abs(light) > edge) & ~mask).astype(np.uint8)
+    changed = np.abs(light) > edge
+    large = (changed if mask is None else changed & ~mask).astype(np.uint8)
     side = (ALONE_SIDE, ALONE_SIDE)
     count = cv2.boxFilter(large, cv2.CV_32S, side, normalize=False, borderType=cv2.BORDER_REFLECT)
     return np.asarray(count < ALONE * ALONE_SIDE**2)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Translation(Plain):
-    """Takes noise, blur and damage out of a photo."""
+    """Takes noise, blur, and damage that is not filled out of a photo."""
 
     name: str = "translation"
     clock: Clock = "translation"
@@ -32,8 +32,10 @@ class Translation(Plain):
         from oldphoto.models.translating import translate_photo
 
         state.before = state.pixels
+        if state.filled and case.options.only_damaged:
+            return state.way
         nets = translation_nets(case, models)
-        done = translate_photo(state.pixels, state.mask, nets, models.device, state.way, trusted=state.trusted)
+        done = translate_photo(state.pixels, state.holes, nets, models.device, state.way, trusted=state.trusted)
         state.pixels = done.pixels
         state.warnings += done.warnings
         return done.plan

@@ -56,7 +56,8 @@ class ModelSet:
 
     nets: the network of each role; the order is that of the records. A role that is missing is nothing the set can do.
     detector: see DetectorSettings. face_sizes: sides of a face crop in pixels, in small and in large photos, where the
-    user does not choose. undoes_fading: fading is undone unasked. lighter: what a user may give to need less memory.
+    user does not choose. undoes_fading: fading is undone unasked. fills: damage is filled from the photo itself, not by
+    the networks. lighter: what a user may give to need less memory.
     """
 
     name: SetName
@@ -64,6 +65,7 @@ class ModelSet:
     detector: DetectorSettings
     face_sizes: tuple[Literal[256, 512], Literal[256, 512]]
     undoes_fading: bool
+    fills: bool
     lighter: str = ""
 
     def can(self, role: Role) -> bool:
@@ -100,6 +102,7 @@ PUBLISHED = ModelSet(
     DetectorSettings(threshold=0.4, large_dilation=3, short_side=256),
     face_sizes=(256, 512),
     undoes_fading=False,
+    fills=False,
     lighter="--model compact",
 )
 
@@ -125,6 +128,7 @@ COMPACT = ModelSet(
     DetectorSettings(threshold=0.5),
     face_sizes=(256, 256),
     undoes_fading=True,
+    fills=True,
 )
 
 SETS: dict[SetName, ModelSet] = {one.name: one for one in (PUBLISHED, COMPACT)}

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from oldphoto.files.image import Photo
+from oldphoto.models.loaded import Models
+from oldphoto.options import Options
+from oldphoto.pipeline import restore
 from oldphoto.stages import filling
 from oldphoto.stages.filling import fill, without_ground
 
@@ -131,3 +135,26 @@ def test_ground_around_a_print_is_no_damage_but_a_lost_corner_is() -> None:
     crack = np.zeros_like(mask)
     crack[17:150, 150:153] = True
     np.testing.assert_array_equal(without_ground(mask | corner | edge | crack), corner | edge | crack)
+
+
+def test_what_was_filled_stays_filled_whatever_is_kept_of_the_networks_changes(models: Models) -> None:
+    truth, mask = checks(), disc(96, 112, (50, 60), 14)
+    holes = hollow(truth, mask)
+    for strength in (0.0, None, 1.0):
+        done = restore(Photo.from_array(holes), models, Options(faces=False, strength=strength), mask)
+        assert error(done.photo.pixels, truth, mask) < 0.5 * error(holes, truth, mask)
+
+
+def test_where_damage_alone_is_repaired_it_is_filled_and_nothing_else_happens(models: Models) -> None:
+    truth, mask = checks(), disc(96, 112, (50, 60), 14)
+    holes = hollow(truth, mask)
+    done = restore(Photo.from_array(holes), models, Options(only_damaged=True), mask)
+    np.testing.assert_array_equal(done.photo.pixels, fill(holes, mask))
+
+
+def test_a_mask_of_the_users_own_may_name_what_lies_around_the_print(models: Models) -> None:
+    truth = ramp()
+    mask = np.zeros((96, 112), np.bool_)
+    mask[:, :12] = True
+    done = restore(Photo.from_array(hollow(truth, mask)), models, Options(only_damaged=True), mask)
+    assert error(done.photo.pixels, truth, mask) < 30
