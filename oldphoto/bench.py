@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from oldphoto.machine.memory import limit
 from oldphoto.models.loaded import Models
+from oldphoto.models.rebuilding import rebuilt
 from oldphoto.models.translating import translate_photo
 from oldphoto.options import Options
 from oldphoto.stages.faces import detect_faces
+from oldphoto.stages.rebuilding import network
 from oldphoto.stages.scratches import found_damage
 from oldphoto.stages.stage import Case
 from oldphoto.stages.translation import translation_nets
 
 # Of the pixels, in strokes over the whole photo.
 DAMAGED_SHARE = 0.03
+BENCH_SCALE = 2.0  # native scale of the photo
 _SAMPLE_SECONDS = 0.005
 
 
@@ -53,7 +56,7 @@ class Measured:
 def bench(
     models: Models, megapixels: list[float], options: Options, stages: tuple[str, ...] = ()
 ) -> Iterator[Measured]:
-    """Time scratch detection, translation without and with damage, and face detection; sizes are 4 : 3.
+    """Time scratch detection, translation without and with damage, rebuilding, and face detection; sizes are 4 : 3.
 
     stages: only these. Each is run on a small photo first, so that loading is left out.
     """
@@ -103,6 +106,11 @@ def _translated(pixels: NDArray[np.uint8], mask: NDArray[np.bool_] | None, model
         return translate_photo(pixels, mask, nets, models.device, limit(options.max_memory)).plan.way
 
 
+def _rebuilt(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models, options: Options) -> None:
+    with models.inference():
+        rebuilt(pixels, network(models), options.native_scale or BENCH_SCALE, models.device)
+
+
 def _faces(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], models: Models, options: Options) -> None:
     detect_faces(pixels)
 
@@ -111,6 +119,7 @@ _STAGES: dict[str, Callable[[NDArray[np.uint8], NDArray[np.bool_], Models, Optio
     "scratches": _scratches,
     "translation": _plain,
     "translation of damage": _damaged,
+    "rebuilding": _rebuilt,
     "face detection": _faces,
 }
 STAGES = tuple(_STAGES)

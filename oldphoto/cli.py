@@ -58,7 +58,7 @@ from oldphoto.machine.surroundings import (
     let_go,
     show_any_name,
 )
-from oldphoto.options import Options, read_size
+from oldphoto.options import MOST_NATIVE_SCALE, Enlargement, Options, read_size
 from oldphoto.records.manifest import Manifest, Setting, absolute, error_facts, last_lines
 from oldphoto.records.manifest import read as read_manifest
 
@@ -111,6 +111,20 @@ class FaceSize(StrEnum):
     LARGE = "512"
 
 
+class LookChoice(StrEnum):
+    """How far a photo is changed: rebuilt, or only as far as is surely better."""
+
+    RESTORED = "restored"
+    FAITHFUL = "faithful"
+
+
+class Upscale(StrEnum):
+    """How many times larger the output is."""
+
+    TWICE = "2"
+    FOUR_TIMES = "4"
+
+
 class FaceDetector(StrEnum):
     """What says that something is a face: dlib's histograms of gradients, or its network."""
 
@@ -126,6 +140,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 # A photo on stdin is kept on the disk meanwhile, a list of names in memory.
 LARGEST_STDIN, LARGEST_LIST = 4 << 30, 256 << 20
+UPSCALES: dict[Upscale, Enlargement] = {Upscale.TWICE: 2, Upscale.FOUR_TIMES: 4}
 FACE_SIZES: dict[FaceSize, Literal[256, 512]] = {FaceSize.SMALL: 256, FaceSize.LARGE: 512}
 
 
@@ -356,7 +371,10 @@ class Report:
             line += f" ({record['seconds']:.1f} s)"
             if self.verbose and outcome.size is not None:
                 stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in record["stages"].items())
-                line += f", {outcome.size[0]} x {outcome.size[1]} pixels, {len(record['faces'])} faces, {stages}"
+                scales = [change.get("native_scale") for change in record["changes"]]
+                native = "".join(f", native scale {scale:g}" for scale in scales if scale is not None)
+                line += f", {outcome.size[0]} x {outcome.size[1]} pixels{native}, {len(record['faces'])} faces"
+                line += f", {stages}"
             self.say(line)
         self._result(
             "restored",
@@ -423,7 +441,7 @@ def print_json(value: dict[str, Any] | list[Any], file: IO[str] | None = None) -
 PANELS = {
     "Input and output": "output recursive from0 overwrite skip_existing format quality suffix name_template dry_run",
     "Damage": "with_scratch mask save_mask scratch_threshold mask_dilation only_damaged",
-    "Look": "strength tone_strength keep_blur",
+    "Look": "look native_scale upscale strength tone_strength keep_blur",
     "Faces": "faces face_detector face_size face_strength min_face only_face skip_face save_faces",
     "Large photos": "hr max_memory max_pixels",
     "Batches": "resume shard watch jobs engine ray_address workers",
@@ -510,7 +528,29 @@ def restore(
         float | None,
         share_of("How much fading is undone: 0 none, 1 all; by default what has likely faded, photo by photo."),
     ] = Options.tone_strength,
-    keep_blur: Annotated[bool, typer.Option("--keep-blur", help="Sharpen nothing, however blurred.")] = False,
+    look: Annotated[
+        LookChoice,
+        typer.Option(
+            help="restored: soft and grainy photos are rebuilt crisp and clean. faithful: only what is surely better "
+            "so is changed."
+        ),
+    ] = LookChoice.RESTORED,
+    native_scale: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            max=MOST_NATIVE_SCALE,
+            metavar="X",
+            help="How many times larger than its detail a photo is; by default measured photo by photo.",
+            show_default=False,
+        ),
+    ] = Options.native_scale,
+    upscale: Annotated[
+        Upscale | None, typer.Option(help="Make outputs 2 or 4 times as large.", show_default=False)
+    ] = None,
+    keep_blur: Annotated[
+        bool, typer.Option("--keep-blur", help="Sharpen nothing, however blurred; with --look faithful.")
+    ] = False,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -640,7 +680,8 @@ def restore(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line per photo with sizes and times.")] = False,
 ) -> None:
-    """Restore photos. Inputs are never changed; each output has its input's size and format."""
+    """Restore photos. Inputs are never changed; each output has its input's format, and its size unless --upscale
+    says otherwise."""
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing contradict each other", "give one of them")
     if quiet and verbose:
@@ -690,6 +731,9 @@ def restore(
         skip_faces=tuple(skip_face or ()),
         only_damaged=only_damaged,
         tone_strength=tone_strength,
+        look=look.value,
+        native_scale=native_scale,
+        upscale=None if upscale is None else UPSCALES[upscale],
         sharpen=not keep_blur,
         strength=strength,
         quality=quality,

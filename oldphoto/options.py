@@ -10,10 +10,14 @@ from oldphoto.errors import UsageError
 
 LargeMode = Literal["auto", "on", "off"]
 FaceDetector = Literal["hog", "cnn"]
+Look = Literal["restored", "faithful"]
+Enlargement = Literal[2, 4]
 
 # From this many pixels on, `hr="auto"` takes the large-photo path (patch attention, 512-pixel faces).
 LARGE_PHOTO_PIXELS = 1_500_000
 LEAST_MEMORY = 500_000_000
+# How many times larger than its detail a photo may be said to be.
+MOST_NATIVE_SCALE = 6.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Options:
         each photo, and all with the published networks.
     face_strength: share, 0..1, of each face's enhancement; None takes what the compact set judges right for each face,
         and all with the published networks.
+    look: "restored" rebuilds a photo that is larger than its detail, crisp and clean; "faithful" does not, and changes
+        only what is surely better so, as archives want it.
+    native_scale: how many times larger than its detail the photo is, 1 to 6; None measures it.
+    upscale: how many times larger the output is, 2 or 4; None is as large as the input.
     sharpen: where the compact set judges what to keep of the changes, let it also sharpen blurred photos.
     quality: 1 to 100, of outputs in lossy formats; None takes a JPEG source's own, else 95.
     mask_dilation: pixels by which the mask grows on each side; None takes the model set's own figure for scratches that
@@ -56,6 +64,9 @@ class Options:
     only_damaged: bool = False
     tone_strength: float | None = None
     strength: float | None = None
+    look: Look = "restored"
+    native_scale: float | None = None
+    upscale: Enlargement | None = None
     sharpen: bool = True
     quality: int | None = None
     max_memory: int | None = None
@@ -79,6 +90,16 @@ class Options:
             raise UsageError("damage is repaired in full, whatever the strength", "leave one of the two out")
         if self.tone_strength and self.only_damaged:
             raise UsageError("tone is left alone where only damage is repaired", "leave one of the two out")
+        if self.look not in ("restored", "faithful"):
+            raise UsageError(f"look is {self.look!r}", "use restored or faithful")
+        if self.native_scale is not None and not 1.0 <= self.native_scale <= MOST_NATIVE_SCALE:
+            raise UsageError(f"native scale is {self.native_scale:g}", f"use 1 to {MOST_NATIVE_SCALE:g}")
+        if self.upscale not in (None, 2, 4):
+            raise UsageError(f"upscale is {self.upscale}", "use 2 or 4")
+        if self.native_scale is not None and not (self.rebuilds or self.upscale):
+            raise UsageError("a native scale is of use where the photo is rebuilt or enlarged", "leave it out")
+        if self.upscale and self.only_damaged:
+            raise UsageError("where only damage is repaired the photo is not enlarged", "leave one of the two out")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"quality is {self.quality}", "use 1 to 100")
         if self.only_damaged and (self.only_faces or self.skip_faces):
@@ -101,6 +122,11 @@ class Options:
         """Whether fading is undone. unasked: where the user does not say how much of it, too."""
         wanted = unasked if self.tone_strength is None else self.tone_strength > 0.0
         return wanted and not self.only_damaged
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether a photo that is larger than its detail is rebuilt."""
+        return self.look == "restored" and not self.only_damaged
 
     @property
     def enhances_faces(self) -> bool:

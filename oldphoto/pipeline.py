@@ -16,6 +16,7 @@ import numpy as np
 from oldphoto.arrays import Mask, Pixels
 from oldphoto.errors import OutOfMemoryError, UsageError
 from oldphoto.files.colour import LUMA, bands, from_srgb, is_srgb, to_srgb
+from oldphoto.files.enlarging import enlarged, smoothly
 from oldphoto.files.image import Photo
 from oldphoto.machine import memory, threads
 from oldphoto.machine.memory import limit, out_of_memory, ran_out
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
 class Restoration:
     """What came of one photo.
 
-    photo: restored, of the input's size, depth, colour mode and metadata. mask: (H, W) bool, what was repaired as
-    damage, or None. faces: all that were found, by number; those left as they are have no `after`. seconds: per part
-    that is timed. facts: what each stage did, by the stage's name; None is nothing. generated: whether some of the
-    content is made up, as IPTC's source types mean it. warnings: one line each.
+    photo: restored, of the input's depth, colour mode and metadata, and of its size or as many times larger as was
+    asked for. mask: (H, W) bool, of the input's size, what was repaired as damage, or None. faces: all that were found,
+    by number; those left as they are have no `after`. seconds: per part that is timed. facts: what each stage did, by
+    the stage's name; None is nothing. generated: whether some of the content is made up, as IPTC's source types mean
+    it. warnings: one line each.
     """
 
     photo: Photo
@@ -74,6 +76,11 @@ class Restoration:
         return self.facts.get("strength")
 
     @property
+    def native_scale(self) -> float | None:
+        """How many times larger than its detail the photo was; None where it was not measured."""
+        return self.facts.get("resolution")
+
+    @property
     def changes(self) -> dict[str, Any]:
         """What the stages did, as JSON: an entry of the manifest's `changes`."""
         return {key: value for stage in STAGES for key, value in stage.record(self.facts.get(stage.name)).items()}
@@ -101,7 +108,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
             if stage.wanted(case):
                 with _timed(seconds, stage.clock):
                     facts[stage.name] = stage.run(state, case, models)
-        restored = photo.with_pixels(_finished(state, photo, options))
+        restored = _finished(state, photo, options)
     generated = any(stage.generated(state) for stage in STAGES)
     return Restoration(restored, state.mask, state.faces, seconds, facts, generated, tuple(state.warnings))
 
@@ -159,13 +166,18 @@ def _admitted(case: Case, models: Models) -> Iterator[TranslationPlan]:
         yield way
 
 
-def _finished(state: State, photo: Photo, options: Options) -> Pixels:
-    """The pixels of the restored photo, in its own colours; where only damage is repaired, all others as they came."""
+def _finished(state: State, photo: Photo, options: Options) -> Photo:
+    """The restored photo, in its own colours; where only damage is repaired, all other pixels as they came."""
     pixels = grey_again(state.pixels) if photo.grey else state.pixels
+    if options.upscale is not None:
+        if not is_srgb(photo.icc):
+            own = smoothly(photo.pixels, options.upscale)
+            pixels = from_srgb(to_srgb(own, photo.icc), pixels, own, photo.icc)
+        return enlarged(photo, pixels, options.upscale)
     pixels = from_srgb(state.seen, pixels, photo.pixels, photo.icc)
     if options.only_damaged and state.mask is not None:
         pixels = np.where(state.mask[..., None], pixels, photo.pixels)
-    return pixels
+    return photo.with_pixels(pixels)
 
 
 @contextmanager

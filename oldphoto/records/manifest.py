@@ -76,11 +76,15 @@ class ToneFacts(TypedDict):
 class ChangeFacts(TypedDict):
     """tone: how fading was undone, or null. kept: the shares kept, outside of damage, of small and large changes of
     light, and of small and large ones of colour. raised: by how much the three finest bands of its light were, finest
-    first. Both null where damage alone was repaired."""
+    first. Both null where damage alone was repaired. native_scale: how many times larger than its detail the photo was,
+    or null. rebuilt: whether it was, at that scale. enlarged: how many times, or null. Earlier lines lack the three."""
 
     tone: ToneFacts | None
     kept: list[float] | None
     raised: list[float] | None
+    native_scale: NotRequired[float | None]
+    rebuilt: NotRequired[bool]
+    enlarged: NotRequired[int | None]
 
 
 class ModelFacts(TypedDict):

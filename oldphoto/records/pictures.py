@@ -43,10 +43,10 @@ class Look:
 def side_by_side(before: Photo, after: Photo) -> Image.Image:
     """Both states, labelled, as one 8-bit sRGB picture: left and right, or for a panorama above and below.
 
-    Each has at most COMPARISON_SIDE pixels a side. Raises ValueError if the two differ in size.
+    Each has at most COMPARISON_SIDE pixels a side. Raises ValueError if `after` is neither as large as `before` nor a
+    whole number of times larger.
     """
-    _check_sizes(before, after)
-    pictures = [_shown(photo, COMPARISON_SIDE) for photo in (before, after)]
+    pictures = _alike(before, after, COMPARISON_SIDE)
     width, height = pictures[0].size
     stacked = width > 2 * height
     text = max(13, round(max(width, height) / 45))
@@ -71,11 +71,10 @@ def look_at(before: Photo, after: Photo, mask: NDArray[np.bool_] | None = None, 
     """Both states and the (H, W) mask, small.
 
     room: bytes for all three together. The pictures get smaller until they fit, down to 320 pixels a side.
-    Raises ValueError if the sizes differ.
+    Raises ValueError for sizes as side_by_side does.
     """
-    _check_sizes(before, after)
-    side = min(LOOK_SIDE, max(before.width, before.height))
-    pictures = [_shown(photo, side) for photo in (before, after)]
+    side = min(LOOK_SIDE, max(after.width, after.height))
+    pictures = _alike(before, after, side)
     quality = _LOOK_QUALITY
     while True:
         size = pictures[0].size
@@ -100,16 +99,20 @@ def look_at_files(
     *,
     room: int = 400_000,
 ) -> Look:
-    """look_at for files. Raises FileAccessError, BadImageError; ValueError if the photos differ in size."""
+    """look_at for files. Raises FileAccessError, BadImageError; ValueError for sizes as side_by_side does."""
     photo = read_photo(before)
     return look_at(
         photo, read_photo(after), None if mask is None else read_mask(mask, (photo.width, photo.height)), room=room
     )
 
 
-def _check_sizes(before: Photo, after: Photo) -> None:
-    if (before.width, before.height) != (after.width, after.height):
+def _alike(before: Photo, after: Photo, side: int) -> list[Image.Image]:
+    """Both photos, at most `side` pixels a side and of one size."""
+    factor = max(1, after.width // before.width)
+    if (factor * before.width, factor * before.height) != (after.width, after.height):
         raise ValueError(f"before is {before.width} x {before.height}, after {after.width} x {after.height}")
+    small, large = _shown(before, side), _shown(after, side)
+    return [small if small.size == large.size else small.resize(large.size, Image.Resampling.BICUBIC), large]
 
 
 def _shown(photo: Photo, side: int) -> Image.Image:

@@ -6,16 +6,30 @@ from collections.abc import Iterable
 
 from oldphoto.options import Options
 from oldphoto.stages.blending import Blending
+from oldphoto.stages.enlarging import Enlarging
 from oldphoto.stages.faces.stage import Faces
 from oldphoto.stages.fading import Fading
 from oldphoto.stages.filling import Filling
+from oldphoto.stages.rebuilding import Rebuilding
+from oldphoto.stages.resolution import Resolution
 from oldphoto.stages.scratches import Scratches
 from oldphoto.stages.stage import Case, Stage
 from oldphoto.stages.strength import Strength
 from oldphoto.stages.translation import Translation
 from oldphoto.weights.sets import SETS, Role, SetName
 
-STAGES: tuple[Stage, ...] = (Scratches(), Filling(), Fading(), Translation(), Strength(), Faces(), Blending())
+STAGES: tuple[Stage, ...] = (
+    Resolution(),
+    Scratches(),
+    Filling(),
+    Fading(),
+    Translation(),
+    Strength(),
+    Rebuilding(),
+    Faces(),
+    Blending(),
+    Enlarging(),
+)
 
 
 def needed_roles(case: Case) -> set[Role]:

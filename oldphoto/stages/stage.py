@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oldphoto.stages.faces import Face
 
 # The parts of a restoration that are timed: a key of `seconds`, of the record and of --verbose.
-Clock = Literal["scratches", "translation", "faces", "blending"]
+Clock = Literal["scratches", "translation", "rebuilding", "faces", "blending", "enlarging"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class State:
     seen: the photo as it came, in sRGB. pixels: what it has become so far. before: what translation was given, until
     the change is kept in part; None afterwards, since it is a copy as large as the photo. mask: what is repaired, or
     None; trusted: nothing of what lies under it is looked at; filled: it is no hole any more. way: how the photo is
-    translated. faces: all that were found, by number. warnings: one line each.
+    translated. faces: all that were found, by number. native_scale: how many times larger than its detail the photo
+    was; 1 where nobody asks. rebuilt: at that scale. warnings: one line each.
     """
 
     seen: Pixels
@@ -65,6 +66,8 @@ class State:
     way: TranslationPlan
     before: Pixels | None = None
     faces: tuple[Face, ...] = ()
+    native_scale: float = 1.0
+    rebuilt: bool = False
     warnings: list[str] = field(default_factory=list)
     filled: bool = False
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from oldphoto.arrays import Floats, Mask, Pixels
 from oldphoto.files.colour import luminance
 from oldphoto.stages.faces import EVERYTHING, Kept
+from oldphoto.stages.resolution import SHARP
 from oldphoto.stages.stage import Case, Clock, Plain, State
 from oldphoto.weights.sets import Role
 
@@ -74,7 +75,9 @@ class Strength(Plain):
         keep = unjudged(case, "strength", case.options.strength)
         if keep is None:
             keep = judged(before, state.pixels, state.mask, models.estimator("strength"))
-            keep = keep if case.options.sharpen else keep._replace(raised=(0.0, 0.0, 0.0))
+            # What will be rebuilt is not sharpened before: the network takes what rings for what there is.
+            rebuilt = case.options.rebuilds and state.native_scale >= SHARP
+            keep = keep if case.options.sharpen and not rebuilt else keep._replace(raised=(0.0, 0.0, 0.0))
         state.pixels = kept(before, state.pixels, state.holes, keep)
         return keep
 

@@ -45,7 +45,7 @@ from oldphoto.machine.disk import check_regular, is_file, is_folder, open_file, 
 from oldphoto.weights.sets import SETS, SetName
 
 Model = Literal["auto", "published", "compact"]
-Kind = Literal["hub", "zip", "bz2", "python"]
+Kind = Literal["hub", "zip", "bz2", "file", "python"]
 Place = Literal["package", "override", "cache", "hub", "python"]
 
 # No stream is read beyond this; the largest published file has 452 MB.
@@ -79,7 +79,7 @@ class Source:
     """Where a file can be had.
 
     kind: "hub" (repo, revision, path), "zip" (url, member), "bz2" (url, and bytes and sha256 of the compressed file),
-        or "python" (repo is the name of an installed package, path lies inside it).
+        "file" (url), or "python" (repo is the name of an installed package, path lies inside it).
     licence: what this host says about it, "" where the lock has nothing.
     """
 
@@ -645,10 +645,17 @@ def _fetch_bz2(file: WeightFile, source: Source, report: Progress) -> Path:
     return path
 
 
+def _fetch_file(file: WeightFile, source: Source, report: Progress) -> Path:
+    target = cache_folder() / file.path
+    _download(source.url, target, file, file.hashes, file.bytes, lambda done: report(file, done, file.bytes))
+    return target
+
+
 _FETCH: dict[str, Callable[[WeightFile, Source, Progress], Path]] = {
     "hub": _fetch_hub,
     "zip": _fetch_zip,
     "bz2": _fetch_bz2,
+    "file": _fetch_file,
 }
 
 

@@ -26,6 +26,8 @@ Role = Literal[
     "face_strength",
     "face_detector",
     "face_finder",
+    "resolution",
+    "rebuilder",
 ]
 
 
@@ -94,6 +96,8 @@ PUBLISHED = ModelSet(
         "mapping_damaged": Net("mapping_scratch", "published"),
         "mapping_damaged_large": Net("mapping_patch_attention", "published"),
         "fading": Net("tone", "compact"),
+        "resolution": Net("resolution", "compact"),
+        "rebuilder": Net("rebuilder", "published"),
         "face_generator_256": Net("face_generator_256", "published"),
         "face_generator_512": Net("face_generator_512", "published"),
         "landmarks": Net("landmarks_68", "published"),
@@ -118,6 +122,8 @@ COMPACT = ModelSet(
         "mapping_damaged_large": Net("mapping", "compact"),
         "strength": Net("restraint", "compact"),
         "fading": Net("tone", "compact"),
+        "resolution": Net("resolution", "compact"),
+        "rebuilder": Net("rebuilder", "compact"),
         # Trained at 256 alone, and used at 512 where the user asks for that.
         "face_generator_256": Net("face_generator", "compact"),
         "face_generator_512": Net("face_generator", "compact"),

@@ -135,3 +135,15 @@ def test_files_have_looks(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"\x89PNG")
     with pytest.raises(BadImageError):
         look_at_files(tmp_path / "a.png", tmp_path / "b.png")
+
+
+def test_an_enlarged_photo_is_shown_beside_its_input_at_one_size() -> None:
+    small, large = plain(64, 48, (10, 20, 30)), plain(256, 192, (200, 100, 50))
+    look = look_at(small, large, np.ones((48, 64), np.bool_))
+    assert (look.width, look.height) == (256, 192)
+    assert look.mask is not None
+    for picture in (look.before, look.after, look.mask):
+        assert opened(picture).shape[:2] == (192, 256)
+    assert side_by_side(small, large).size == side_by_side(large, large).size
+    with pytest.raises(ValueError, match="64 x 48, after 255 x 192"):
+        look_at(small, plain(255, 192, (0, 0, 0)))

@@ -94,7 +94,11 @@ def test_lock_states_what_the_reference_notes_state(shared: Path) -> None:
     notes = (shared / "reference" / "weights.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+) \| (\d+|absent)[^|]*\| ([0-9a-f]{64}) \| ([ABC]) \|$", notes, re.MULTILINE)
     table = {path: (None if size == "absent" else int(size), digest, label) for path, size, digest, label in rows}
-    published = [file for file in weights.read_lock() if file.set == "published" and file.net != weights.CNN_DETECTOR]
+    published = [
+        file
+        for file in weights.read_lock()
+        if file.set == "published" and file.net != weights.CNN_DETECTOR and not file.net.startswith("rebuilder")
+    ]
     assert len(published) == 10
     for file in published:
         assert (file.bytes, file.sha256, file.confidence) == table[file.path]
@@ -106,6 +110,20 @@ def test_lock_states_what_the_reference_notes_state(shared: Path) -> None:
         "mapping_patch_attention",
         "face_generator_512",
     }
+
+
+def test_lock_states_what_the_rebuilding_networks_notes_state(shared: Path) -> None:
+    notes = (shared / "reference" / "real_esrgan" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+\.pth) \| (v[\d.]+) \| ([\d,]+)[^|]*\| ([0-9a-f]{64}) \|", notes, re.MULTILINE)
+    table = {name: (release, int(size.replace(",", "")), digest) for name, release, size, digest in rows}
+    found = [file for file in weights.read_lock() if file.net.startswith("rebuilder") and file.set == "published"]
+    assert {file.net for file in found} == {"rebuilder", "rebuilder_wdn", "rebuilder_large"}
+    for file in found:
+        release, size, digest = table[Path(file.path).name]
+        assert (file.bytes, file.sha256) == (size, digest)
+        assert [source.kind for source in file.sources] == ["file"]
+        assert file.sources[0].url.endswith(f"/download/{release}/{Path(file.path).name}")
+        assert file.licence.startswith("BSD-3-Clause")
 
 
 def test_lock_warns_of_the_landmarks_licence() -> None:
@@ -211,20 +229,27 @@ def test_compact_files_of_the_package_are_those_of_the_lock() -> None:
     ],
 )
 def test_published_nets(options: Options, large: bool, has_mask: bool, nets: str) -> None:
-    assert needed_nets("published", options, large, has_mask) == tuple(nets.split())
+    faithful = replace(options, look="faithful")
+    assert needed_nets("published", faithful, large, has_mask) == tuple(nets.split())
+    assert set(needed_nets("published", options, large, has_mask)) == {*nets.split(), "resolution", "rebuilder"}
     assert set(nets.split()) - {"face_finder"} <= {file.net for file in weights.read_lock() if file.set == "published"}
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_compact_nets(large: bool) -> None:
-    plain = ("old_vae", "clean_vae", "mapping", "restraint", "tone")
+    plain = ("old_vae", "clean_vae", "mapping", "restraint", "tone", "resolution", "rebuilder")
     assert needed_nets("compact", Options(faces=False), large) == plain
     faces = ("face_generator", "landmarks_5")
     assert needed_nets("compact", Options(), large) == (*plain, *faces, "face_restraint", "face_finder")
     assert needed_nets("compact", Options(face_strength=0.5), large) == (*plain, *faces, "face_finder")
     assert needed_nets("compact", Options(with_scratch=True, faces=False), large) == ("damage_net", *plain)
     assert needed_nets("compact", Options(with_scratch=True, faces=False), large, has_mask=True) == plain
-    assert needed_nets("compact", Options(faces=False, strength=0.5, tone_strength=0.0), large) == plain[:3]
+    assert needed_nets("compact", Options(faces=False, strength=0.5, tone_strength=0.0), large) == (
+        *plain[:3],
+        *plain[-2:],
+    )
+    assert needed_nets("compact", Options(faces=False, look="faithful"), large) == plain[:-2]
+    assert needed_nets("compact", Options(faces=False, native_scale=1.5), large) == (*plain[:-2], "rebuilder")
     only = Options(with_scratch=True, only_damaged=True)
     assert needed_nets("compact", only, large) == ("damage_net", *plain[:3])
 
@@ -661,6 +686,20 @@ def test_compressed_landmarks(hub: HubServer, home: Path) -> None:
     assert [request.range for request in hub.gets("bz2")] == ["", "", "bytes=100000-"]
     assert seen[-1] == len(packed)
     assert [inner.name for inner in path.parent.iterdir()] == [path.name]
+
+
+def test_a_plain_file_of_a_release(hub: HubServer, home: Path) -> None:
+    url = hub.add_file("net.pth", DATA)
+    hub.faults["net.pth"].cut = [100_000]
+    file = weight(Source("file", url=url), net="rebuilder", path="Real-ESRGAN/net.pth")
+    path = weights.obtain(file)
+    assert path == home / "oldphoto" / "Real-ESRGAN" / "net.pth"
+    assert path.read_bytes() == DATA
+    assert [request.range for request in hub.gets("net.pth")] == ["", "bytes=100000-"]
+    wrong = weight(Source("file", url=hub.add_file("other.pth", OTHER)), path="Real-ESRGAN/other.pth")
+    with pytest.raises(WeightsCorruptError, match=sha256(OTHER)):
+        weights.obtain(wrong)
+    assert not (home / "oldphoto" / "Real-ESRGAN" / "other.pth").exists()
 
 
 @pytest.mark.parametrize("left_over", [DATA[:1000], OTHER * 2])
