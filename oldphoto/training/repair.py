@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oldphoto.models.damage_net import DamageNet
 from oldphoto.models.loading import Config, placed
 from oldphoto.models.mapping import Mapping
-from oldphoto.models.scratch_unet import ScratchUnet
 from oldphoto.models.translating import TranslationNets, source_of, translate_latents, translate_whole
 from oldphoto.models.vae import Vae
 from oldphoto.training import ageing
@@ -149,7 +149,7 @@ class FinetuneStage(Aged):
 
     def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
         super().__init__(folders, recipe, device)
-        self.detector = placed(loaded(earlier / "scratch_unet.safetensors", ScratchUnet), device)
+        self.detector = placed(loaded(earlier / "damage_net.safetensors", DamageNet), device)
         self.nets = {
             "old_vae": loaded(earlier / "old_vae.safetensors", Vae),
             "mapping": loaded(earlier / "mapping.safetensors", Mapping),
@@ -164,7 +164,7 @@ class FinetuneStage(Aged):
         batch = super().sample(count, side, dice)
         trusted = dice.some(count, 0.5)
         with torch.no_grad(), quickly(self.device):
-            found = torch.sigmoid(self.detector(ageing.grey(batch["old"])[:, :1]).float())
+            found = torch.sigmoid(self.detector(batch["old"]).float())
         found = (found >= dice.figures(count, 0.3, 0.7)).to(batch["mask"].dtype)
         return batch | {"mask": torch.where(trusted, batch["mask"], found), "trusted": trusted.to(found.dtype)}
 

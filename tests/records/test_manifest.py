@@ -109,7 +109,8 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     assert first["model"]["weights"] == {"mapping": "a" * 64, "old_vae": "b" * 64}
     assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "kept": None}]
     tone = {"gain": [1.5, 1.25, 1.75], "offset": [0.25, 0.125, 0.0], "likely": 0.875}
-    assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0], "raised": [0.5, 0.0, 0.25]}]
+    scales = {"native_scale": None, "rebuilt": False, "enlarged": None}
+    assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0], "raised": [0.5, 0.0, 0.25]} | scales]
     assert list(first["stages"]) == ["read", "translation", "write"]
     assert first["seconds"] >= first["stages"]["write"]
     assert first["warnings"] == ["hm"]
