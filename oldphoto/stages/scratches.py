@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 # Of the compact set's detector: pixels that it halves five times; the side of a tile and what is seen around it; the
 # short side that a copy must have to be looked at, and the pixels of the largest one: finer scratches than those of a
-# scan of 12 megapixels are seen in a copy, too.
+# scan of 4 megapixels are seen in a copy, too.
 CELL = 32
-TILE, AROUND = 1024, 128
+TILE, AROUND = 768, 128
 LEAST_SHORT_SIDE = 320
-MOST_LOOKED_AT = 12_600_000
+MOST_LOOKED_AT = 4_200_000
 # Of the published one: pixels that it halves four times.
 MULTIPLE = 16
 LEAST_SIDE = 2 * MULTIPLE

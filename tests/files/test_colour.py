@@ -36,7 +36,7 @@ from tests.pictures import (
 )
 
 # All that the networks change, without the judgement of others.
-ALL = Options(faces=False, tone_strength=0.0, strength=1.0)
+ALL = Options(faces=False, tone_strength=0.0, strength=1.0, look="faithful")
 WIDE = {"Adobe RGB": adobe_rgb, "ProPhoto RGB": prophoto_rgb, "scanner table": scanner_profile}
 
 
