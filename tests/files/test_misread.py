@@ -498,9 +498,9 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tif")
     assert count_pages(tmp_path / "a.tif") == 1
-    with pytest.raises(FileAccessError, match="pipe or a device"):
+    with pytest.raises(FileAccessError, match="it is a pipe"):
         read_photo(tmp_path / "a.tif")
-    with pytest.raises(FileAccessError, match="pipe or a device"):
+    with pytest.raises(FileAccessError, match="it is a device"):
         read_photo("/dev/zero")
 
 
