@@ -126,7 +126,9 @@ def test_white_scratches_are_found_and_repaired(models: Models, couple: Photo) -
     hurt[:, 100:103] = 255
     hurt[180:182, :] = 255
     scratched = np.abs(hurt.astype(int) - clean).max(axis=2) > 40
-    done = restore(Photo(hurt), models, Options(with_scratch=True, faces=False))
+    # Below the set's own threshold, at which a detector that is not trained to its end finds fewer of such lines.
+    options = Options(with_scratch=True, faces=False, scratch_threshold=0.25, look="faithful")
+    done = restore(Photo(hurt), models, options)
     assert done.mask is not None
     assert done.mask[scratched].mean() > 0.8
     assert done.mask.mean() < 0.2

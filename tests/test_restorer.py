@@ -49,17 +49,19 @@ def test_published_networks_come_with_what_undoes_fading(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["compact", "published"])
 def test_without_options_there_is_every_network_of_the_set(name: SetName, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asked_for(name, None, monkeypatch)
-    assert {file.net for file in weights.read_lock() if file.set == name} <= asked
+    # No role is played by these yet: they are there to be fetched and measured.
+    spare = {"rebuilder_wdn", "rebuilder_large"}
+    assert {file.net for file in weights.read_lock() if file.set == name} - spare <= asked
     assert {"tone", "face_finder"} <= asked
 
 
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
-        (Options(faces=False), "tone"),
-        (Options(faces=False, tone_strength=0.0), "restraint"),
-        (Options(tone_strength=0.0, strength=1.0), "face_generator"),
-        (Options(with_scratch=True, faces=False), "damage_net"),
+        (Options(look="faithful", faces=False), "tone"),
+        (Options(look="faithful", faces=False, tone_strength=0.0), "restraint"),
+        (Options(look="faithful", tone_strength=0.0, strength=1.0), "face_generator"),
+        (Options(look="faithful", with_scratch=True, faces=False), "damage_net"),
     ],
 )
 def test_models_without_a_network_say_which(options: Options, missing: str, models: Models) -> None:

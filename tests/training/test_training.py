@@ -574,7 +574,7 @@ def test_a_stage_goes_on_from_weights_of_its_own(data: Path, tmp_path: Path, mon
     with pytest.raises(WeightsCorruptError, match="none/damage_net"):
         train("damage", data, tmp_path / "new", start=tmp_path / "none", **few)
     monkeypatch.setitem(base.COMPACT, "damage_net", DamageNetConfig((4, 3, 4, 5, 6)))
-    with pytest.raises(WeightsCorruptError, match=r"first\.weight is"):
+    with pytest.raises(WeightsCorruptError, match=r"first\.conv\.weight is"):
         train("damage", data, tmp_path / "new", start=tmp_path / "first", **few)
 
 
