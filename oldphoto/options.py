@@ -1,10 +1,17 @@
-"""What the user may choose about one restoration. Every default is written here, once. Imports no torch."""
+"""What the user may choose about one restoration: each default, range and flag is written here, once.
+
+The command and the reference page are made from these declarations. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import cache
+from operator import not_
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from oldphoto.errors import UsageError
 
@@ -18,6 +25,92 @@ LARGE_PHOTO_PIXELS = 1_500_000
 LEAST_MEMORY = 500_000_000
 # How many times larger than its detail a photo may be said to be.
 MOST_NATIVE_SCALE = 6.0
+
+
+class Panel(StrEnum):
+    """The wishes under which `oldphoto restore --help` shows its flags, in this order."""
+
+    FILES = "Input and output"
+    DAMAGE = "Damage"
+    LOOK = "Look"
+    FACES = "Faces"
+    LARGE = "Large photos"
+    BATCHES = "Batches"
+    RECORDS = "Records"
+    MACHINE = "Machine"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the command offers a field of a dataclass, as its annotation: `Annotated[type, Flag(...)]`.
+
+    panel: where `--help` shows it: below the flag of the field `after`, else below what is declared before it.
+    help: what it does. name: of the command's parameter, where the field has another. words: the flag as it is typed,
+    where it is not the name with dashes. kind: the type on the command line, where the field has another; `read` then
+    makes the one of the other. least, most: the range of a number, both ends allowed. metavar: stands for the value.
+    """
+
+    panel: Panel
+    help: str
+    after: str | None = None
+    name: str | None = None
+    words: tuple[str, ...] = ()
+    kind: Any = None
+    read: Callable[[Any], Any] | None = None
+    least: float | None = None
+    most: float | None = None
+    metavar: str | None = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field that has a flag. kind: its type without None. choices: the values of a Literal, else none."""
+
+    field: str
+    kind: Any
+    optional: bool
+    choices: tuple[Any, ...]
+    default: Any
+    flag: Flag
+
+
+@cache
+def declared(kind: Any) -> tuple[Declared, ...]:
+    """The fields of a dataclass that have flags, in their order."""
+    return tuple(_declared(kind))
+
+
+def _declared(kind: Any) -> Iterator[Declared]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        if get_origin(hints[field.name]) is not Annotated:
+            continue
+        own, flag = get_args(hints[field.name])
+        some = [one for one in get_args(own) if one is not type(None)]
+        optional = type(None) in get_args(own)
+        bare = some[0] if optional else own
+        choices = get_args(bare) if get_origin(bare) is Literal else ()
+        yield Declared(field.name, bare, optional, choices, field.default, flag)
+
+
+def check_declared(chosen: Any) -> None:
+    """Check a dataclass's values against the choices and ranges of their flags. Raises UsageError."""
+    for one in declared(type(chosen)):
+        value, words = getattr(chosen, one.field), one.field.replace("_", " ")
+        if value is None and one.optional:
+            continue
+        if one.choices and value not in one.choices:
+            *most, last = map(str, one.choices)
+            raise UsageError(f"{words} is {value!r}", f"use {', '.join(most)} or {last}")
+        least, most_of_all = one.flag.least, one.flag.most
+        if least is not None and not least <= value <= (value if most_of_all is None else most_of_all):
+            use = f"use {least:g} or more" if most_of_all is None else f"use {least:g} to {most_of_all:g}"
+            raise UsageError(f"{words} is {value:g}", use)
+
+
+def share(panel: Panel, help: str, after: str | None = None) -> Flag:
+    """A flag from 0 to 1."""
+    return Flag(panel, help, after, least=0.0, most=1.0)
 
 
 @dataclass(frozen=True)
@@ -50,62 +143,154 @@ class Options:
         that needs more is translated strip by strip, with the same result.
     """
 
-    with_scratch: bool = False
-    hr: LargeMode = "auto"
-    faces: bool = True
-    face_detector: FaceDetector = "hog"
-    face_size: Literal[256, 512] | None = None
-    scratch_threshold: float | None = None
-    mask_dilation: int | None = None
-    face_strength: float | None = None
-    min_face: int = 32
-    only_faces: tuple[int, ...] = ()
-    skip_faces: tuple[int, ...] = ()
-    only_damaged: bool = False
-    tone_strength: float | None = None
-    strength: float | None = None
-    look: Look = "restored"
-    native_scale: float | None = None
-    upscale: Enlargement | None = None
-    sharpen: bool = True
-    quality: int | None = None
-    max_memory: int | None = None
+    with_scratch: Annotated[bool, Flag(Panel.DAMAGE, "Find scratches and repair them.")] = False
+    hr: Annotated[
+        LargeMode,
+        Flag(
+            Panel.LARGE,
+            "The path for large photos; by default the size decides.",
+            words=("--hr/--no-hr",),
+            kind=bool,
+            read={None: "auto", True: "on", False: "off"}.get,
+        ),
+    ] = "auto"
+    faces: Annotated[bool, Flag(Panel.FACES, "Find faces and enhance them.")] = True
+    face_detector: Annotated[
+        FaceDetector,
+        Flag(
+            Panel.FACES,
+            "dlib's quick detector of frontal faces, or its network: slow, and a file of 0.7 MB to fetch.",
+        ),
+    ] = "hog"
+    face_size: Annotated[
+        Literal[256, 512] | None,
+        Flag(Panel.FACES, "Side of a face crop in pixels; by default 512 for large photos, else 256."),
+    ] = None
+    scratch_threshold: Annotated[
+        float | None,
+        Flag(Panel.DAMAGE, "Probability from which a pixel counts as scratched.", after="save_mask"),
+    ] = None
+    mask_dilation: Annotated[
+        int | None,
+        Flag(
+            Panel.DAMAGE,
+            "Pixels by which a mask grows on each side; by default what suits the model.",
+            after="scratch_threshold",
+        ),
+    ] = None
+    face_strength: Annotated[
+        float | None,
+        share(Panel.FACES, "How far faces are enhanced: 0 leaves them, 1 is all; by default judged face by face."),
+    ] = None
+    min_face: Annotated[
+        int, Flag(Panel.FACES, "Leave faces smaller than this as they are.", least=0, metavar="PIXELS")
+    ] = 32
+    only_faces: Annotated[
+        tuple[int, ...],
+        Flag(
+            Panel.FACES,
+            "Enhance this face alone, as `oldphoto faces` numbers them; may be repeated.",
+            name="only_face",
+            kind=list[int],
+            read=lambda numbers: tuple(numbers or ()),
+            metavar="NUMBER",
+        ),
+    ] = ()
+    skip_faces: Annotated[
+        tuple[int, ...],
+        Flag(
+            Panel.FACES,
+            "Leave this face as it is; may be repeated.",
+            name="skip_face",
+            kind=list[int],
+            read=lambda numbers: tuple(numbers or ()),
+            metavar="NUMBER",
+        ),
+    ] = ()
+    only_damaged: Annotated[
+        bool,
+        Flag(
+            Panel.DAMAGE, "Repair scratches alone: all else, faces too, stays exactly as it is.", after="mask_dilation"
+        ),
+    ] = False
+    tone_strength: Annotated[
+        float | None,
+        share(
+            Panel.LOOK,
+            "How much fading is undone: 0 none, 1 all; by default what has likely faded, photo by photo.",
+            after="strength",
+        ),
+    ] = None
+    strength: Annotated[
+        float | None,
+        share(
+            Panel.LOOK,
+            "How much is changed outside of damage: 0 nothing, 1 all; by default judged photo by photo.",
+            after="upscale",
+        ),
+    ] = None
+    look: Annotated[
+        Look,
+        Flag(
+            Panel.LOOK,
+            "restored: soft and grainy photos are rebuilt crisp and clean. faithful: only what is surely better so is "
+            "changed.",
+        ),
+    ] = "restored"
+    native_scale: Annotated[
+        float | None,
+        Flag(
+            Panel.LOOK,
+            "How many times larger than its detail a photo is; by default measured photo by photo.",
+            least=1.0,
+            most=MOST_NATIVE_SCALE,
+            metavar="X",
+        ),
+    ] = None
+    upscale: Annotated[Enlargement | None, Flag(Panel.LOOK, "Make outputs 2 or 4 times as large.")] = None
+    sharpen: Annotated[
+        bool,
+        Flag(
+            Panel.LOOK,
+            "Sharpen nothing, however blurred; with --look faithful.",
+            after="tone_strength",
+            name="keep_blur",
+            kind=bool,
+            read=not_,
+        ),
+    ] = True
+    quality: Annotated[
+        int | None,
+        Flag(Panel.FILES, "Of lossy formats; by default a JPEG's own, else 95.", after="format", least=1, most=100),
+    ] = None
+    max_memory: Annotated[
+        int | None,
+        Flag(
+            Panel.LARGE,
+            "Memory the process may hold, such as 4GB: larger photos go strip by strip, with the same result. By "
+            "default half of what is free.",
+            kind=str,
+            read=lambda size: None if size is None else read_size(size),
+            metavar="SIZE",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        if self.hr not in ("auto", "on", "off"):
-            raise UsageError(f"hr is {self.hr!r}", "use auto, on or off")
-        if self.face_detector not in ("hog", "cnn"):
-            raise UsageError(f"face detector is {self.face_detector!r}", "use hog or cnn")
-        if self.face_size not in (None, 256, 512):
-            raise UsageError(f"face size is {self.face_size}", "use 256 or 512")
+        check_declared(self)
         if self.scratch_threshold is not None and not 0.0 < self.scratch_threshold < 1.0:
             raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
-        shares = {"face strength": self.face_strength, "strength": self.strength, "tone strength": self.tone_strength}
-        for name, share in shares.items():
-            if share is not None and not 0.0 <= share <= 1.0:
-                raise UsageError(f"{name} is {share}", "use a value from 0 to 1")
         if self.strength is not None and self.only_damaged:
             raise UsageError("damage is repaired in full, whatever the strength", "leave one of the two out")
         if self.tone_strength and self.only_damaged:
             raise UsageError("tone is left alone where only damage is repaired", "leave one of the two out")
-        if self.look not in ("restored", "faithful"):
-            raise UsageError(f"look is {self.look!r}", "use restored or faithful")
-        if self.native_scale is not None and not 1.0 <= self.native_scale <= MOST_NATIVE_SCALE:
-            raise UsageError(f"native scale is {self.native_scale:g}", f"use 1 to {MOST_NATIVE_SCALE:g}")
-        if self.upscale not in (None, 2, 4):
-            raise UsageError(f"upscale is {self.upscale}", "use 2 or 4")
         if self.native_scale is not None and not (self.rebuilds or self.upscale):
             raise UsageError("a native scale is of use where the photo is rebuilt or enlarged", "leave it out")
         if self.upscale and self.only_damaged:
             raise UsageError("where only damage is repaired the photo is not enlarged", "leave one of the two out")
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise UsageError(f"quality is {self.quality}", "use 1 to 100")
         if self.only_damaged and (self.only_faces or self.skip_faces):
             raise UsageError("faces are not enhanced where only damage is repaired", "leave one of the two out")
-        if self.min_face < 0:
-            raise UsageError(f"the smallest face is {self.min_face} pixels", "use 0 or more")
         if self.only_faces and self.skip_faces:
             raise UsageError("only and skipped faces contradict each other", "give one of them")
         if any(number < 1 for number in (*self.only_faces, *self.skip_faces)):

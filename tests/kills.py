@@ -27,13 +27,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from oldphoto import cli
 from oldphoto.__main__ import main as main_of_command
+from oldphoto.cli import networks
 from oldphoto.machine.surroundings import end_as_ctrl_c
-from oldphoto.options import Options
 from oldphoto.records import manifest
 from oldphoto.records.manifest import Setting, hash_file
 from oldphoto.runs import batch
+from oldphoto.runs.request import RunRequest
 from oldphoto.weights import WeightSet
 from tests.runs.test_resume import draw, with_all
 
@@ -47,18 +47,18 @@ def restore(photo: Any, mask: Any) -> Any:
     return with_all(photo, mask)
 
 
-def load(
-    weight_set: WeightSet,
-    options: Options,
-    device: str,
-    precision: str,
-    provenance: bool,
-    signed: bool,
-    tell: object = None,
-    jobs: int | None = None,
-) -> batch.Work:
-    """Stands in for cli.load_models."""
-    setting = Setting(options, weight_set.name, weight_set.hashes, device, precision, provenance, signed)
+def load(weight_set: WeightSet, request: RunRequest, tell: object = None) -> batch.Work:
+    """Stands in for networks.load_models."""
+    signed = request.c2pa is not None
+    setting = Setting(
+        request.options,
+        weight_set.name,
+        weight_set.hashes,
+        request.device,
+        request.precision,
+        provenance=request.provenance,
+        signed=signed,
+    )
     return batch.Work(restore, setting, places=2)
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="kills")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    cli.load_models = load
+    networks.load_models = load
     chance, counts = random.Random(chosen.seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

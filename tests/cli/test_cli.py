@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +21,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from oldphoto import __version__, cli, weights
-from oldphoto.errors import ExitCode, WeightsCorruptError, WeightsUnavailableError
+from oldphoto.cli import networks
+from oldphoto.cli.flags import from_flags, with_flags
+from oldphoto.cli.progress import Verbosity
+from oldphoto.errors import ExitCode, UsageError, WeightsCorruptError, WeightsUnavailableError
 from oldphoto.files.image import Photo
-from oldphoto.options import Options
+from oldphoto.options import Options, Panel, declared
 from oldphoto.records.manifest import Setting
 from oldphoto.runs.batch import Work
 from oldphoto.runs.planning import large_or_not
+from oldphoto.runs.request import RunRequest
 from tests.restorations import negative_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,27 +48,18 @@ class Calls:
         self.error: BaseException | None = None
         self.jobs: int | None = None
 
-    def find(self, photos: Any, options: Options, model: str, *, offline: bool, masks: bool, report: Any) -> Any:
-        self.wanted = (model, offline)
-        self.large = large_or_not(photos, options)
+    def find(self, photos: Any, request: RunRequest, progress: Any) -> weights.WeightSet:
+        self.wanted = (request.model, request.offline or request.dry_run)
+        self.large = large_or_not(photos, request.options)
         return weights.WeightSet("compact", {}, None, {"mapping": "0" * 64})
 
-    def load(
-        self,
-        weight_set: weights.WeightSet,
-        options: Options,
-        device: str,
-        precision: str,
-        provenance: bool,
-        signed: bool,
-        tell: Any,
-        jobs: int | None,
-    ) -> Work:
+    def load(self, weight_set: weights.WeightSet, request: RunRequest, tell: Any) -> Work:
         model, offline = self.wanted
-        self.loads.append((model, device, precision, offline))
-        self.options = options
-        self.jobs = jobs
-        return Work(self.restore, Setting(options, weight_set.name, weight_set.hashes, provenance=provenance))
+        self.loads.append((model, request.device, request.precision, offline))
+        self.options = request.options
+        self.jobs = request.jobs
+        setting = Setting(request.options, weight_set.name, weight_set.hashes, provenance=request.provenance)
+        return Work(self.restore, setting)
 
     def restore(self, photo: Photo, mask: Any) -> Any:
         self.masked.append(mask is not None)
@@ -90,8 +86,8 @@ def quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
-    monkeypatch.setattr(cli, "find_weights", calls.find)
-    monkeypatch.setattr(cli, "load_models", calls.load)
+    monkeypatch.setattr(networks, "find_weights", calls.find)
+    monkeypatch.setattr(networks, "load_models", calls.load)
     return calls
 
 
@@ -572,7 +568,7 @@ def test_failures_while_loading_have_their_codes(
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(cli, "load_models", fail)
+    monkeypatch.setattr(networks, "load_models", fail)
     draw(tmp_path / "a.jpg")
     done = oldphoto("restore", tmp_path / "a.jpg", "-o", tmp_path / "out")
     assert done.exit_code == {"MemoryError": 9, "KeyboardInterrupt": 130}.get(type(error).__name__, 7)
@@ -777,13 +773,13 @@ def test_max_memory_reaches_the_options(tmp_path: Path, calls: Calls) -> None:
 def test_what_is_said_while_a_tiff_is_decoded_is_not_lost() -> None:
     code = """
 import os
-from oldphoto import cli
+from oldphoto.cli import command, terminal
 from oldphoto.files.decoding import no_standard_error
-cli.app = lambda **_: None
-cli.main()
+command.app = lambda **_: None
+command.main()
 with no_standard_error():
     os.write(2, b"libtiff's own line")
-    cli.stderr().print("[3/50] said meanwhile")
+    terminal.stderr().print("[3/50] said meanwhile")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[3/50] said meanwhile\n"
@@ -860,10 +856,59 @@ def test_evaluate_by_labels_or_by_drawn_damage(arguments: list[str]) -> None:
 # ---- help ----
 
 
-def test_every_option_of_restore_has_its_panel() -> None:
-    placed = [name for names in cli.PANELS.values() for name in names.split()]
-    assert sorted(placed) == sorted(set(inspect.signature(cli.restore).parameters) - {"inputs"})
+def test_every_choice_has_its_flag_and_its_panel() -> None:
     said = oldphoto("restore", "--help").output
-    shown = [panel for panel in cli.PANELS if f" {panel} " in said]
-    assert shown == list(cli.PANELS)
-    assert [said.index(f" {panel} ") for panel in shown] == sorted(said.index(f" {panel} ") for panel in shown)
+    flags = set(re.findall(r"(?<![\w-])--[a-z0-9-]+", said))
+    for kind, others in ((Options, set()), (RunRequest, {"options", "inputs"}), (Verbosity, set())):
+        named = {
+            one.field: (one.flag.words or (f"--{(one.flag.name or one.field).replace('_', '-')}",))
+            for one in declared(kind)
+        }
+        assert {field.name for field in fields(kind)} == named.keys() | others
+        assert {words[0].split("/")[0] for words in named.values()} <= flags
+    places = [said.index(f" {panel} ") for panel in Panel]
+    assert places == sorted(places)
+
+
+def test_flags_become_the_choices_that_they_name() -> None:
+    given = dict.fromkeys(inspect.signature(with_flags(Options)(lambda **given: None)).parameters)
+    given |= {"hr": False, "keep_blur": True, "only_face": [2, 1], "max_memory": "2GB", "min_face": 7}
+    given |= {"faces": True, "with_scratch": False, "only_damaged": False}
+    enums = {"look": "faithful", "face_detector": "cnn", "face_size": "512", "upscale": "4"}
+    chosen = from_flags(Options, given | {name: SimpleNamespace(value=value) for name, value in enums.items()})
+    assert chosen == Options(
+        hr="off",
+        sharpen=False,
+        only_faces=(2, 1),
+        max_memory=2_000_000_000,
+        min_face=7,
+        look="faithful",
+        face_detector="cnn",
+        face_size=512,
+        upscale=4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"hr": "maybe"}, "hr is 'maybe' (use auto, on or off)"),
+        ({"face_size": 300}, "face size is 300 (use 256 or 512)"),
+        ({"quality": 0}, "quality is 0 (use 1 to 100)"),
+        ({"min_face": -1}, "min face is -1 (use 0 or more)"),
+        ({"native_scale": 7.0}, "native scale is 7 (use 1 to 6)"),
+        ({"strength": float("nan")}, "strength is nan (use 0 to 1)"),
+    ],
+)
+def test_a_choice_out_of_its_range_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Options(**wrong)
+    assert f"{refused.value} ({refused.value.advice})" == said
+
+
+def test_a_request_checks_itself() -> None:
+    RunRequest(inputs=("a.png",), engine="ray", workers=2)
+    with pytest.raises(UsageError, match="--jobs is of --engine local"):
+        RunRequest(inputs=("a.png",), engine="ray", jobs=2)
+    with pytest.raises(UsageError, match="no photo is named"):
+        RunRequest()

@@ -211,7 +211,7 @@ def piped(folder: Path, code: str, *arguments: object, **streams: Any) -> subpro
 @pytest.mark.parametrize("why", ["limit", "disk", "full"])
 def test_stdin_without_end_does_not_fill_the_disk(folder: Path, why: str) -> None:
     limits = {
-        "limit": "cli.LARGEST_STDIN = 3 << 20\n",
+        "limit": "from oldphoto.cli import pipes\npipes.LARGEST_STDIN = 3 << 20\n",
         "disk": "import shutil\nshutil.disk_usage = lambda path: type('Usage', (), {'free': 6 << 20})\n",
         "full": "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n",

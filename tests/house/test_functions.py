@@ -9,11 +9,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "oldphoto"
 LINES, PARAMETERS = 60, 12
-# Lines and parameters of what is longer. `restore`, `train` and `evaluate` declare flags of the command.
+# Lines and parameters of what is longer. `train` and `evaluate` declare flags of the command.
 LONGER: dict[str, tuple[int, int]] = {
-    "cli.evaluate": (73, 10),
-    "cli.restore": (450, 60),
-    "cli.train": (70, 12),
+    "cli.training.evaluate": (73, 10),
+    "cli.training.train": (70, 12),
     "files.tiff_blocks.layout_of": (81, 2),
     "runs.batch.restore_file": (135, 8),
     "runs.batch.restored": (70, 0),

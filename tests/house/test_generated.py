@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from oldphoto.cli.flags import name_of
+from oldphoto.options import Options, declared
+from oldphoto.runs.request import RunRequest
 from tools import generate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,8 +26,9 @@ def test_a_stale_page_is_told(tmp_path: Path) -> None:
 
 
 def test_every_option_of_restore_is_in_the_reference() -> None:
-    source = (ROOT / "oldphoto" / "cli.py").read_text(encoding="utf-8")
-    named = set(re.findall(r'"(--[a-z0-9-]+)', source))
+    sources = [*(ROOT / "oldphoto" / "cli").glob("*.py"), ROOT / "oldphoto" / "runs" / "request.py"]
+    named = {name for path in sources for name in re.findall(r'"(--[a-z0-9-]+)', path.read_text(encoding="utf-8"))}
+    named |= {f"--{name_of(one).replace('_', '-')}" for one in (*declared(Options), *declared(RunRequest))}
     page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     assert {name for name in named if f"`{name}`" not in page} <= {"--version"}
 

@@ -255,6 +255,7 @@ def test_killed_at_any_moment(folder: Path, moment: str) -> None:
 COMMAND = """
 import signal, sys, time
 from oldphoto import cli
+from oldphoto.cli import networks
 from oldphoto.runs import watch
 from oldphoto.runs import batch
 from oldphoto.runs import planning
@@ -270,7 +271,7 @@ def restore(photo, mask):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 seen, wait = [], int(sys.argv.pop(1))
 watch.PAUSE_SECONDS = 0.2
-cli.load_models = lambda *_: batch.Work(restore, setting())
+networks.load_models = lambda *_: batch.Work(restore, setting())
 cli.main()
 """
 
@@ -314,6 +315,7 @@ AT_ONCE = """
 import signal, sys, time
 import torch
 from oldphoto import cli
+from oldphoto.cli import networks
 from oldphoto.runs import batch
 from oldphoto.files import image
 from oldphoto.runs import planning
@@ -348,7 +350,8 @@ def write_first(photo, handle, quality):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 seen, told, first = [], [], []
 write_png, image._WRITERS["PNG"] = image._WRITERS["PNG"], write_first
-cli.load_models = lambda *_: batch.Work(restore, setting(), places=3, share=lambda at_once: torch.set_num_threads(1))
+work = batch.Work(restore, setting(), places=3, share=lambda at_once: torch.set_num_threads(1))
+networks.load_models = lambda *_: work
 cli.main()
 """
 
