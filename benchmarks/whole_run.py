@@ -22,9 +22,10 @@ from pathlib import Path
 OURS = """
 import sys
 from pathlib import Path
-from oldphoto import cli, weights
+from oldphoto import cli
+from oldphoto.weights import lock as lock_of
 lock = Path(sys.argv.pop(1))
-weights.lock_path = lambda: lock
+lock_of.lock_path = lambda: lock
 cli.main()
 """
 
@@ -33,7 +34,8 @@ def main() -> None:
     """A first run of ours, which converts the checkpoints, is left out; then the two in turn."""
     from PIL import Image, ImageOps
 
-    from oldphoto.weights import _hash, lock_path, read_lock
+    from oldphoto.weights import lock_path, read_lock
+    from oldphoto.weights.lock import hash_of
 
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     given, options = sys.argv[1:cut], sys.argv[cut + 1 :]
@@ -51,7 +53,7 @@ def main() -> None:
         text = lock_path().read_text(encoding="utf-8")
         for file in read_lock():
             if file.set == "published" and (code / file.path).is_file():
-                text = text.replace(file.sha256, _hash(code / file.path))
+                text = text.replace(file.sha256, hash_of(code / file.path))
         lock.write_text(text, encoding="utf-8")
         environment = {**os.environ, "OLDPHOTO_WEIGHTS": str(code), "HF_HOME": name, "HF_HUB_OFFLINE": "1"}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from oldphoto import __version__, weights
 from oldphoto.errors import OldphotoError, WeightsUnavailableError
+from oldphoto.weights import lock
 
 # The distributions that matter, by what they are needed for; where several hold one module, only one may be installed.
 DISTRIBUTIONS = {
@@ -59,7 +60,7 @@ def folders() -> dict[str, str]:
         "override": os.environ.get("OLDPHOTO_WEIGHTS") or "(OLDPHOTO_WEIGHTS is not set)",
         "cache": told(weights.cache_folder),
         "hub": told(weights.hub_cache),
-        "compact": str(weights.PACKAGE / weights.COMPACT_FOLDER),
+        "compact": str(lock.PACKAGE / lock.COMPACT_FOLDER),
     }
 
 

@@ -35,7 +35,8 @@ from oldphoto.errors import (
 )
 from oldphoto.options import Options
 from oldphoto.stages import needed_nets
-from oldphoto.weights import Source, WeightFile
+from oldphoto.weights import Source, WeightFile, fetching, obtaining
+from oldphoto.weights import lock as lock_of
 from oldphoto.weights.sets import SetName
 from tests.hub_server import COMMIT, HubServer
 
@@ -65,7 +66,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(weights, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(fetching, "PAUSE_SECONDS", 0.01)
     return tmp_path / "home"
 
 
@@ -157,7 +158,7 @@ def test_a_lock_that_makes_no_sense_is_refused(tmp_path: Path, old: str, new: st
 
 
 def test_lock_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "PACKAGE", tmp_path / "oldphoto")
+    monkeypatch.setattr(lock_of, "PACKAGE", tmp_path / "oldphoto")
     (tmp_path / "oldphoto").mkdir()
     assert weights.lock_path() == tmp_path / "weights.lock"
     (tmp_path / "oldphoto" / "weights.lock").touch()
@@ -168,12 +169,12 @@ def test_relock_rewrites_the_compact_entries_alone(tmp_path: Path, monkeypatch: 
     lock = tmp_path / "weights.lock"
     shutil.copy(weights.lock_path(), lock)
     before = [file for file in weights.read_lock(lock) if file.set == "published"]
-    head = lock.read_text(encoding="utf-8").partition(weights.COMPACT_MARK)[0]
+    head = lock.read_text(encoding="utf-8").partition(lock_of.COMPACT_MARK)[0]
     folder = tmp_path / "oldphoto" / "compact"
     folder.mkdir(parents=True)
     (folder / "old_vae.safetensors").write_bytes(DATA)
     (folder / "README.md").write_text("not a weight file")
-    monkeypatch.setattr(weights, "PACKAGE", tmp_path / "oldphoto")
+    monkeypatch.setattr(lock_of, "PACKAGE", tmp_path / "oldphoto")
 
     weights.relock_compact(lock)
     lock.write_text(lock.read_text(encoding="utf-8").replace('"MIT"\nconfidence = "own"', '"CC0"\nconfidence = "own"'))
@@ -396,12 +397,12 @@ def test_a_member_that_unfolds_beyond_its_size_is_left(hub: HubServer, home: Pat
         weights.obtain(
             weight(Source("zip", url=url, member="checkpoints/x")), progress=lambda file, done, total: seen.append(done)
         )
-    assert max(seen) <= len(DATA) + weights.CHUNK_BYTES
+    assert max(seen) <= len(DATA) + fetching.CHUNK_BYTES
 
 
 def test_a_byte_now_and_then_is_not_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "READ_TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(weights, "TRIES", 2)
+    monkeypatch.setattr(fetching, "READ_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(fetching, "TRIES", 2)
     hub.faults["latest_net_G.pth"].chunk_bytes = 1
     hub.faults["latest_net_G.pth"].chunk_seconds = 0.05
     started = time.monotonic()
@@ -454,9 +455,9 @@ def test_slow_transfer_reports_bytes(hub: HubServer) -> None:
 def test_what_another_process_fetched_meanwhile_is_not_deleted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     path = weights.obtain(weight())
     requests = len(hub.gets(VAE))
-    really, asked = weights._verified, iter([True])
+    really, asked = obtaining.verified, iter([True])
     # The first look comes before the other's file.
-    monkeypatch.setattr(weights, "_verified", lambda copies: None if next(asked, False) else really(copies))
+    monkeypatch.setattr(obtaining, "verified", lambda copies: None if next(asked, False) else really(copies))
     assert weights.obtain(weight()) == path
     assert path.read_bytes() == DATA
     assert len(hub.gets(VAE)) == requests
@@ -624,7 +625,7 @@ def test_second_hub_where_the_first_fails(hub: HubServer) -> None:
 def test_one_member_of_a_remote_zip(
     monkeypatch: pytest.MonkeyPatch, home: Path, redirect: bool, compression: int
 ) -> None:
-    monkeypatch.setattr(weights, "RANGE_BYTES", 64 << 10)
+    monkeypatch.setattr(fetching, "RANGE_BYTES", 64 << 10)
     member = "checkpoints/restoration/VAE_A_quality/latest_net_G.pth"
     padding = random.Random(5).randbytes(4 << 20)
     with HubServer(redirect=redirect) as hub:
@@ -645,10 +646,10 @@ def test_one_member_of_a_remote_zip(
 
 
 def test_signed_address_that_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "RANGE_BYTES", 64 << 10)
+    monkeypatch.setattr(fetching, "RANGE_BYTES", 64 << 10)
     with HubServer(redirect=True) as hub:
         url = hub.add_file("global.zip", zip_of({"x": DATA}))
-        remote = weights._RemoteFile(url)
+        remote = fetching._RemoteFile(url)
         hub.faults["global.zip"].get_status = [403]
         buffer = bytearray(100)
         assert remote.readinto(buffer) == 100
@@ -849,7 +850,7 @@ def test_remove_follows_no_link_out_of_the_cache(home: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def compact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
-    monkeypatch.setattr(weights, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(lock_of, "PACKAGE", tmp_path / "package")
     (tmp_path / "package" / "compact").mkdir(parents=True)
     (tmp_path / "package" / "compact" / "old_vae.safetensors").write_bytes(OTHER)
     return WeightFile("compact", "old_vae", "compact/old_vae.safetensors", len(OTHER), sha256(OTHER), "MIT", "own")
