@@ -27,7 +27,9 @@ from oldphoto.files.image import read_photo
 from oldphoto.options import Options
 from oldphoto.restorer import Restorer
 from oldphoto.stages.blending import blend
-from oldphoto.stages.faces import Face, Landmarks, crop_matrix, cut_out, find_faces, similarity
+from oldphoto.stages.faces import Face, Landmarks
+from oldphoto.stages.faces.enhancing import find_faces
+from oldphoto.stages.faces.geometry import crop_matrix, cut_out, similarity
 from oldphoto.stages.faces.stage import enhanced_faces
 from oldphoto.stages.stage import Case
 from oldphoto.training.degrade import published_mixture

@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from oldphoto.stages.faces import Landmarks, crop_matrix, detect_faces, transform
+from oldphoto.stages.faces import Landmarks, detect_faces
+from oldphoto.stages.faces.geometry import crop_matrix, transform
 
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from oldphoto.models.loaded import Models
     from oldphoto.models.translating import TranslationPlan
-    from oldphoto.stages.faces import Face, Kept
+    from oldphoto.stages.faces import Face
     from oldphoto.stages.fading import Tone
+    from oldphoto.stages.strength import ChangeUse
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Restoration:
         return self.facts.get("fading")
 
     @property
-    def kept(self) -> Kept | None:
+    def kept(self) -> ChangeUse | None:
         """How much of the translation's changes was kept, and how much sharper the photo was made; None where damage
         alone was repaired."""
         return self.facts.get("strength")

@@ -68,7 +68,7 @@ from oldphoto.records.pictures import Look, look_at, write_comparison
 from oldphoto.records.xmp import ENHANCED, GENERATED, Step, merged
 from oldphoto.runs.planning import Plan, Planned
 from oldphoto.stages import needed_nets
-from oldphoto.stages.faces import Detection, Detector, detect_faces, draw_faces
+from oldphoto.stages.faces import Detector, FoundFace, detect_faces, draw_faces
 
 if TYPE_CHECKING:
     from oldphoto.models.loaded import Models
@@ -181,7 +181,7 @@ class Listing:
     """The faces of one photo, by number from 1; or why they cannot be told. size: (width, height) in pixels."""
 
     planned: Planned
-    faces: tuple[Detection, ...] = ()
+    faces: tuple[FoundFace, ...] = ()
     size: tuple[int, int] | None = None
     error: OldphotoError | None = None
 

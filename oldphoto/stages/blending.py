@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from oldphoto.stages.faces import Face, Matrix, Pixels, bounds, shrink_for
+from oldphoto.stages.faces import Face
+from oldphoto.stages.faces.geometry import Matrix, Pixels, bounds, shrink_for
 from oldphoto.stages.stage import Case, Clock, Plain, State
 
 if TYPE_CHECKING:

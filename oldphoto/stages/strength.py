@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from oldphoto.arrays import Floats, Mask, Pixels
 from oldphoto.files.colour import luminance
-from oldphoto.stages.faces import EVERYTHING, Kept
 from oldphoto.stages.resolution import SHARP
 from oldphoto.stages.stage import Case, Clock, Plain, State
 from oldphoto.weights.sets import Role
@@ -56,6 +55,22 @@ RIM = 3
 ALONE, ALONE_SIDE = 0.1, 33
 
 
+class ChangeUse(NamedTuple):
+    """How much is used of what a network changed.
+
+    shares: 0..1, of small and large changes of light, of small and large ones of colour. raised: how much is added of
+    the result's three finest bands of light, finest first; 0 leaves them as they are. specks: whether large changes
+    that stand alone are used in full.
+    """
+
+    shares: tuple[float, float, float, float]
+    raised: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    specks: bool = False
+
+
+ALL = ChangeUse((1.0, 1.0, 1.0, 1.0))
+
+
 class Strength(Plain):
     """Keeps of the translation's changes as much as the user says, or as the set judges right, and sharpens."""
 
@@ -66,22 +81,22 @@ class Strength(Plain):
         """See Stage."""
         return ("strength",) if _judged_in(case) else ()
 
-    def run(self, state: State, case: Case, models: Models) -> Kept | None:
+    def run(self, state: State, case: Case, models: Models) -> ChangeUse | None:
         """See Stage."""
         before, state.before = state.before, None
         assert before is not None, "translation has run"
         if case.options.only_damaged:
             return None
-        keep = unjudged(case, "strength", case.options.strength)
-        if keep is None:
-            keep = judged(before, state.pixels, state.mask, models.estimator("strength"))
+        use = given_use(case, "strength", case.options.strength)
+        if use is None:
+            use = estimate(before, state.pixels, state.mask, models.estimator("strength"))
             # What will be rebuilt is not sharpened before: the network takes what rings for what there is.
             rebuilt = case.options.rebuilds and state.native_scale >= SHARP
-            keep = keep if case.options.sharpen and not rebuilt else keep._replace(raised=(0.0, 0.0, 0.0))
-        state.pixels = kept(before, state.pixels, state.holes, keep)
-        return keep
+            use = use if case.options.sharpen and not rebuilt else use._replace(raised=(0.0, 0.0, 0.0))
+        state.pixels = apply(before, state.pixels, state.holes, use)
+        return use
 
-    def record(self, fact: Kept | None) -> dict[str, Any]:
+    def record(self, fact: ChangeUse | None) -> dict[str, Any]:
         """See Stage."""
         return {
             "kept": None if fact is None else [*fact.shares],
@@ -99,30 +114,30 @@ class Strength(Plain):
 
 def _judged_in(case: Case) -> bool:
     """Whether the set judges what to keep, and the user leaves it to it."""
-    return not case.options.only_damaged and unjudged(case, "strength", case.options.strength) is None
+    return not case.options.only_damaged and given_use(case, "strength", case.options.strength) is None
 
 
-def unjudged(case: Case, judge: Role, strength: float | None) -> Kept | None:
+def given_use(case: Case, judge: Role, strength: float | None) -> ChangeUse | None:
     """What to keep where it is not judged: the share that the user gives, or all where the set has no such judge."""
     if strength is not None:
-        return Kept((strength, strength, strength, strength))
-    return None if case.models.can(judge) else EVERYTHING
+        return ChangeUse((strength, strength, strength, strength))
+    return None if case.models.can(judge) else ALL
 
 
 def words_for(shares: Sequence[float]) -> str:
-    """Four shares of a Kept, 0..1, for people."""
+    """Four shares of a ChangeUse, 0..1, for people."""
     small, large, colour, more = (f"{share:.0%}" for share in shares)
     return f"of small changes {small}, of large {large}; of colour {colour} and {more}"
 
 
-def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> Kept:
+def estimate(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> ChangeUse:
     """What to keep, and how much to sharpen.
 
     before, after: the photo as it came and as it was translated, of one shape and depth. mask: (H, W), True = damaged.
     """
     height, width = before.shape[:2]
     if min(height, width) < LEAST_SIDE:
-        return EVERYTHING
+        return ALL
     to_8_bits = np.float32(255.0 / np.iinfo(before.dtype).max)
     looks = []
     for rows, columns in _looks(height, width):
@@ -131,12 +146,12 @@ def judged(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> 
         if not holes.all():
             looks.append(figures(one, other, holes))
     if not looks:
-        return EVERYTHING
+        return ALL
     answers = net.answers(np.stack(looks))
     much = answers.clip(0.0, MOST[: answers.shape[1]]).mean(axis=0)
     small, large, colour, more, *finest = (round(float(answer), 4) for answer in much)
     sharper = (finest[0], finest[1], finest[2]) if finest else (0.0, 0.0, 0.0)
-    return Kept((small, large, colour, more), sharper, specks=mask is not None)
+    return ChangeUse((small, large, colour, more), sharper, specks=mask is not None)
 
 
 def _looks(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -152,9 +167,9 @@ def _looks(height: int, width: int) -> list[tuple[slice, slice]]:
     return [(rows, columns) for rows in down for columns in across]
 
 
-def kept(before: Pixels, after: Pixels, mask: Mask | None, keep: Kept) -> Pixels:
-    """`after` with so much of the change, sharpened; but as it is where damage was repaired. See `judged`."""
-    if keep == EVERYTHING:
+def apply(before: Pixels, after: Pixels, mask: Mask | None, use: ChangeUse) -> Pixels:
+    """`after` with so much of the change, sharpened; but as it is where damage was repaired. See `estimate`."""
+    if use == ALL:
         return after
     out = np.empty_like(after)
     top = np.iinfo(before.dtype).max
@@ -164,14 +179,14 @@ def kept(before: Pixels, after: Pixels, mask: Mask | None, keep: Kept) -> Pixels
         old, new = np.asarray(before[rows], np.float32), np.asarray(after[rows], np.float32)
         change = new - old
         specks = None
-        if keep.specks:
+        if use.specks:
             around, own = _about(start, ALONE_SIDE // 2)
             holes = None if mask is None else mask[around]
             specks = alone(before[around], after[around], holes, edge)[own]
-        less = lessened(change, keep, edge, specks)
-        if any(keep.raised):
+        less = lessened(change, use, edge, specks)
+        if any(use.raised):
             around, own = _about(start, REACH)
-            less += raised(np.asarray(after[around], np.float32), keep)[own][..., None]
+            less += raised(np.asarray(after[around], np.float32), use)[own][..., None]
         if mask is not None:
             around, own = _about(start, RIM)
             less += repaired(mask[around])[own][..., None] * (change - less)
@@ -195,21 +210,21 @@ def alone(before: Pixels, after: Pixels, mask: Mask | None, edge: float = EDGE) 
     return np.asarray(count < ALONE * ALONE_SIDE**2)
 
 
-def lessened(change: Floats, keep: Kept, edge: float = EDGE, specks: Mask | None = None) -> Floats:
+def lessened(change: Floats, use: ChangeUse, edge: float = EDGE, specks: Mask | None = None) -> Floats:
     """The shares to keep of the parts of a change (H, W, 3), summed. edge: see `parts`. specks: (H, W), where all of
     what is large is kept."""
     small_light, large_light, small_colour, large_colour = parts(change, edge)
-    small, large, colour, more = (np.full(change.shape[:2], share, np.float32) for share in keep.shares)
+    small, large, colour, more = (np.full(change.shape[:2], share, np.float32) for share in use.shares)
     if specks is not None:
         large[specks] = more[specks] = 1.0
     light = (small * small_light + large * large_light)[..., None]
     return np.asarray(light + colour[..., None] * small_colour + more[..., None] * large_colour, np.float32)
 
 
-def raised(after: Floats, keep: Kept) -> Floats:
+def raised(after: Floats, use: ChangeUse) -> Floats:
     """What sharpening adds to the light of a photo (H, W, 3): (H, W)."""
     bands = detail(luminance(after))
-    return np.asarray(sum(much * band for much, band in zip(keep.raised, bands, strict=True)), np.float32)
+    return np.asarray(sum(much * band for much, band in zip(use.raised, bands, strict=True)), np.float32)
 
 
 def detail(plane: Floats) -> list[Floats]:

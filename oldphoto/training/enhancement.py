@@ -19,7 +19,8 @@ from oldphoto.models.loading import Config, placed
 from oldphoto.models.spade import FaceGenerator
 from oldphoto.models.translating import translate_whole
 from oldphoto.stages import strength
-from oldphoto.stages.faces import Landmarks, find_faces
+from oldphoto.stages.faces import Landmarks
+from oldphoto.stages.faces.enhancing import find_faces
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import (
@@ -129,11 +130,11 @@ class FaceStage(Stage):
             made = translate_whole(old, None, self.restorer).float()
         if self.restraint is None:
             return (made.clamp(-1.0, 1.0) + 1.0) / 2.0
-        kept = []
+        used = []
         for before, after in zip(levels_of(old), levels_of(made), strict=True):
-            keep = strength.judged(before, after, None, self.restraint)
-            kept.append(strength.kept(before, after, None, keep))
-        return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).to(self.device) / 255.0
+            use = strength.estimate(before, after, None, self.restraint)
+            used.append(strength.apply(before, after, None, use))
+        return torch.from_numpy(np.stack(used)).permute(0, 3, 1, 2).to(self.device) / 255.0
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Likeness, feature matching and LSGAN."""

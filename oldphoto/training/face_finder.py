@@ -20,7 +20,7 @@ from oldphoto.errors import NoInputError
 from oldphoto.files.colour import LUMA
 from oldphoto.models.face_finder import STRIDE, USUAL_SIDE
 from oldphoto.models.loading import Config
-from oldphoto.stages.faces import search
+from oldphoto.stages.faces.detectors import search
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import Folders, Recipe, Stage, fresh

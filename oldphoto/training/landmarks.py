@@ -24,18 +24,18 @@ from torch import Tensor, nn
 
 from oldphoto.errors import FileAccessError, NoInputError
 from oldphoto.models.landmarks import CELL, LandmarkNet, LandmarkNetConfig, means
-from oldphoto.stages.faces import (
+from oldphoto.stages.faces.detectors import search
+from oldphoto.stages.faces.geometry import (
     FACE_HEIGHT,
-    LANDMARK_REACH,
     SQUARE_DOWN,
     SQUARE_SIZE,
     Pixels,
     Points,
     cut_out,
-    search,
     square_of,
     transform,
 )
+from oldphoto.stages.faces.landmarks import LANDMARK_REACH
 from oldphoto.training.ageing import Dice, coded
 from oldphoto.training.base import Recipe, Stage
 from oldphoto.training.data import image_files

@@ -28,8 +28,8 @@ from oldphoto.records.manifest import Manifest, Record, Setting
 from oldphoto.records.premis import premis
 from oldphoto.records.report import write_report
 from oldphoto.runs import batch, planning
-from oldphoto.stages.faces import Kept
 from oldphoto.stages.fading import Tone
+from oldphoto.stages.strength import ChangeUse
 from tests.restorations import negative_of
 
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64, "scratch_unet": "c" * 64}
@@ -46,7 +46,7 @@ def draw(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
 def negative(photo: Photo, mask: Any) -> Any:
     """Stands in for the networks."""
     tone = Tone((1.5, 1.25, 1.75), (0.25, 0.125, 0.0), 0.875)
-    kept = Kept((0.0, 0.25, 0.5, 1.0), (0.5, 0.0, 0.25))
+    kept = ChangeUse((0.0, 0.25, 0.5, 1.0), (0.5, 0.0, 0.25))
     facts = {"faces": (FACE,), "seconds": {"translation": 0.25}, "warnings": ("hm",)}
     return negative_of(photo, mask, fading=tone, strength=kept, **facts)
 

@@ -23,7 +23,7 @@ from oldphoto.pipeline import Restoration
 from oldphoto.records.manifest import Setting
 from oldphoto.records.xmp import ENHANCED, GENERATED, Step, merged
 from oldphoto.runs import batch, planning
-from oldphoto.stages.faces import Kept
+from oldphoto.stages.strength import ChangeUse
 
 EXIFTOOL = shutil.which("exiftool")
 STEP = Step("2026-01-31T12:00:00Z", "oldphoto 1", "weights <&> \u00fc")
@@ -185,7 +185,7 @@ FACE = SimpleNamespace(
     score=1.0,
     after=np.zeros((1, 1, 3), np.float32),
     number=1,
-    kept=Kept((1.0, 1.0, 1.0, 1.0)),
+    kept=ChangeUse((1.0, 1.0, 1.0, 1.0)),
 )
 
 

@@ -37,7 +37,7 @@ from oldphoto.records.manifest import Record, Setting
 from oldphoto.runs import batch, planning
 from oldphoto.runs.batch import Outcome, Work
 from oldphoto.runs.planning import Naming, Plan, Planned
-from oldphoto.stages.faces import Kept
+from oldphoto.stages.strength import ChangeUse
 from tests.pictures import png_chunk
 from tests.restorations import negative_of
 
@@ -61,7 +61,7 @@ def negative(photo: Photo, mask: Any) -> Any:
     return negative_of(
         photo,
         mask,
-        strength=Kept((0.25, 0.5, 0.75, 1.0), (0.5, 0.0, 0.25)),
+        strength=ChangeUse((0.25, 0.5, 0.75, 1.0), (0.5, 0.0, 0.25)),
         seconds={"translate": 0.5},
         warnings=("a note",),
     )
@@ -98,7 +98,7 @@ def with_faces(photo: Photo, mask: Any) -> Any:
             score=1.0,
             before=before,
             after=np.full((4, 4, 3), 300.0, np.float32),
-            kept=Kept((1.0, 1.0, 1.0, 1.0)),
+            kept=ChangeUse((1.0, 1.0, 1.0, 1.0)),
         ),
         SimpleNamespace(number=2, box=(4.0, 0.0, 8.0, 4.0), score=0.5, before=before, after=None, kept=None),
     )

@@ -20,7 +20,8 @@ from oldphoto.stages.blending import (
     soft_mask,
     warp_back,
 )
-from oldphoto.stages.faces import Face, Matrix, Pixels, crop_matrix, cut_out
+from oldphoto.stages.faces import Face
+from oldphoto.stages.faces.geometry import Matrix, Pixels, crop_matrix, cut_out
 
 # Eyes, nose tip, mouth corners of a face with the eyes 40 pixels apart, about its nose.
 FACE_POINTS = np.array([[-20.0, -20.0], [20.0, -20.0], [0.0, 0.0], [-12.0, 25.0], [12.0, 25.0]])

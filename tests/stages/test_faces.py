@@ -19,29 +19,22 @@ from oldphoto import weights
 from oldphoto.errors import WeightsCorruptError
 from oldphoto.models.loading import build, save_compact
 from oldphoto.models.scratch_unet import ScratchUnetConfig
-from oldphoto.stages.faces import (
-    Detection,
-    Detector,
-    Face,
-    Kept,
-    Landmarks,
+from oldphoto.stages.faces import Detector, Face, FoundFace, Landmarks, cnn_detector, detect_faces, draw_faces
+from oldphoto.stages.faces.detectors import search
+from oldphoto.stages.faces.enhancing import enhance_faces, find_faces
+from oldphoto.stages.faces.finding import joined
+from oldphoto.stages.faces.geometry import (
     Matrix,
     Pixels,
     Points,
-    cnn_detector,
     crop_matrix,
     cut_out,
-    detect_faces,
-    draw_faces,
-    enhance_faces,
-    find_faces,
     five_of_68,
-    joined,
-    search,
     similarity,
     transform,
 )
 from oldphoto.stages.faces.proposals import Proposal
+from oldphoto.stages.strength import ChangeUse
 from oldphoto.training.landmarks import placed_points
 
 COMPACT_LANDMARKS = Path(oldphoto.__file__).parent / "compact" / "landmarks_5.safetensors"
@@ -205,12 +198,12 @@ def test_small_faces_beside_large_ones_are_found(boy: Pixels) -> None:
 def test_the_search_has_a_bound(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = []
 
-    def nothing(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
+    def nothing(picture: Pixels, least_score: float, frame: Matrix) -> list[FoundFace]:
         looked_at.append(picture.size)
         return []
 
     places = [Proposal(40.0 * n, 40.0 * n, 30.0, 20.0, 0.5) for n in range(500)]
-    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture, net: places)
+    monkeypatch.setattr("oldphoto.stages.faces.finding.propose", lambda picture, net: places)
     detect_faces(np.zeros((*shape, 3), np.uint8), Detector(nothing, 1_000_000, 0.3, patience=7))
     # Upright and in the three ways to lie: once the whole photo, reduced, and a few proposals.
     assert len(looked_at) == 4 * (1 + 7)
@@ -222,7 +215,7 @@ def test_a_doubtful_face_is_looked_at_again(boy: Pixels) -> None:
     (face,) = search(grey, 0.0, np.eye(3))
     cloth = replace(face, box=(10.0, 170.0, 95.0, 255.0))
 
-    def doubtful(picture: Pixels, least_score: float, frame: Matrix) -> list[Detection]:
+    def doubtful(picture: Pixels, least_score: float, frame: Matrix) -> list[FoundFace]:
         found = [replace(face, score=0.1), replace(cloth, score=0.1)]
         return found if picture.shape == grey.shape else search(picture, least_score, frame)
 
@@ -261,7 +254,7 @@ def test_a_leaning_face_is_found_leaning(boy: Pixels) -> None:
 def test_a_leaning_face_that_no_proposal_names_is_found_in_a_small_photo(
     degrees: float, boy: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture, net: [])
+    monkeypatch.setattr("oldphoto.stages.faces.finding.propose", lambda picture, net: [])
     turn = np.asarray(cv2.getRotationMatrix2D((128, 128), -degrees, 1.0), np.float64)
     turn[:, 2] += (140, 60)
     leaning = np.asarray(cv2.warpAffine(boy, turn, (536, 376), borderMode=cv2.BORDER_REPLICATE), np.uint8)
@@ -309,7 +302,7 @@ def test_the_network_sees_no_more_than_a_reduced_copy(monkeypatch: pytest.Monkey
             return []
 
     monkeypatch.setattr(dlib, "cnn_face_detection_model_v1", Net)
-    monkeypatch.setattr("oldphoto.stages.faces.propose", lambda picture, net: [])
+    monkeypatch.setattr("oldphoto.stages.faces.finding.propose", lambda picture, net: [])
     assert detect_faces(np.zeros((3000, 4000, 3), np.uint8), cnn_detector(tmp_path / "none")) == []
     assert len(seen) == 4
     assert all(height * width < 1_010_000 and channels == 3 for height, width, channels in seen)
@@ -373,10 +366,10 @@ def test_each_thread_detects_for_itself(boy: Pixels) -> None:
 # Numbers.
 
 
-def square(x: float, y: float, side: float, score: float = 1.0, degrees: float = 0.0) -> Detection:
+def square(x: float, y: float, side: float, score: float = 1.0, degrees: float = 0.0) -> FoundFace:
     """A detection about (x, y) whose face leans by degrees."""
     half = side / 2
-    return Detection((-half, -half, half, half), score, turned_similarity(degrees, 1.0, (x, y)))
+    return FoundFace((-half, -half, half, half), score, turned_similarity(degrees, 1.0, (x, y)))
 
 
 def test_a_detection_knows_its_place_in_the_photo() -> None:
@@ -526,19 +519,19 @@ def test_faces_go_through_the_generator_in_batches() -> None:
         assert face.after is not None
         assert face.after.dtype == np.float32
         assert np.abs(face.after - (255.0 - before.before)).max() < 1e-3
-        assert face.kept == Kept((1.0, 1.0, 1.0, 1.0))
+        assert face.kept == ChangeUse((1.0, 1.0, 1.0, 1.0))
         assert before.after is None
 
 
 def test_what_is_kept_of_a_face_is_somebody_elses_word() -> None:
     def half(before: Any, made: Any) -> Any:
-        return (before.astype(np.float32) + made) / 2.0, Kept((0.5, 0.5, 0.5, 0.5))
+        return (before.astype(np.float32) + made) / 2.0, ChangeUse((0.5, 0.5, 0.5, 0.5))
 
     faces = some_faces(3)
     for face in enhance_faces(faces, Negative(), "cpu", 2, half):
         assert face.after is not None
         assert np.abs(face.after - 127.5).max() < 1e-3
-        assert face.kept == Kept((0.5, 0.5, 0.5, 0.5))
+        assert face.kept == ChangeUse((0.5, 0.5, 0.5, 0.5))
 
 
 def test_half_precision_generators_and_no_faces() -> None:

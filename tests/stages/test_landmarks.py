@@ -16,7 +16,8 @@ from torch import Tensor
 from oldphoto.errors import FileAccessError, NoInputError
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
 from oldphoto.models.loading import load_compact
-from oldphoto.stages.faces import LANDMARK_REACH, square_of
+from oldphoto.stages.faces.geometry import square_of
+from oldphoto.stages.faces.landmarks import LANDMARK_REACH
 from oldphoto.training import base
 from oldphoto.training import landmarks as module
 from oldphoto.training.ageing import Dice

@@ -23,7 +23,8 @@ from oldphoto.models.tensors import mask_to_tensor, to_pixels, to_tensor
 from oldphoto.models.translating import TranslationNets, fill_white, translate_whole
 from oldphoto.models.vae import Vae
 from oldphoto.stages.blending import REFERENCE, blend
-from oldphoto.stages.faces import Face, crop_matrix, cut_out, five_of_68
+from oldphoto.stages.faces import Face
+from oldphoto.stages.faces.geometry import crop_matrix, cut_out, five_of_68
 from oldphoto.stages.scratches import MOST_PIXELS, dilated, enlarged, grey_size, grey_tensor, resized_for
 from oldphoto.weights.sets import PUBLISHED
 from tests.published import Flavour, PublishedNets

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from oldphoto.errors import NoInputError
 from oldphoto.models.face_finder import STRIDE, FaceFinder, FaceFinderConfig
 from oldphoto.models.loading import build
-from oldphoto.stages.faces import proposals, search
+from oldphoto.stages.faces import proposals
+from oldphoto.stages.faces.detectors import search
 from oldphoto.stages.faces.proposals import propose
 from oldphoto.training.face_finder import Scene, Tiles, truth
 

@@ -23,12 +23,11 @@ from oldphoto.models.loading import load_compact
 from oldphoto.options import Options
 from oldphoto.pipeline import Restoration, restore
 from oldphoto.stages import strength
-from oldphoto.stages.faces import EVERYTHING, Kept
-from oldphoto.stages.strength import FIGURES, MOST, detail, figures, judged, kept, parts, repaired
+from oldphoto.stages.strength import ALL, FIGURES, MOST, ChangeUse, apply, detail, estimate, figures, parts, repaired
 from oldphoto.training import degrade
 from oldphoto.training.evaluate import Pixels8, psnr
 
-NOTHING = Kept((0.0, 0.0, 0.0, 0.0))
+NOTHING = ChangeUse((0.0, 0.0, 0.0, 0.0))
 RNG = np.random.default_rng(5)
 BEFORE = RNG.integers(0, 256, (150, 70, 3), dtype=np.uint8)
 AFTER = RNG.integers(0, 256, (150, 70, 3), dtype=np.uint8)
@@ -54,16 +53,16 @@ def test_the_four_parts_sum_to_the_change() -> None:
 def test_all_or_nothing_is_kept_exactly(dtype: type) -> None:
     scale = np.iinfo(dtype).max // 255
     before, after = BEFORE.astype(dtype) * dtype(scale), AFTER.astype(dtype) * dtype(scale)
-    assert np.array_equal(kept(before, after, None, EVERYTHING), after)
-    assert np.array_equal(kept(before, after, None, NOTHING), before)
-    half = kept(before, after, None, Kept((0.5, 0.5, 0.5, 0.5)))
+    assert np.array_equal(apply(before, after, None, ALL), after)
+    assert np.array_equal(apply(before, after, None, NOTHING), before)
+    half = apply(before, after, None, ChangeUse((0.5, 0.5, 0.5, 0.5)))
     assert np.abs(half.astype(float) - (before.astype(float) + after) / 2.0).max() <= 0.51
 
 
 def test_damage_is_repaired_in_full_with_a_soft_rim() -> None:
     mask = np.zeros(BEFORE.shape[:2], np.bool_)
     mask[40:44, 10:60] = True
-    out = kept(BEFORE, AFTER, mask, NOTHING)
+    out = apply(BEFORE, AFTER, mask, NOTHING)
     assert np.array_equal(out[mask], AFTER[mask])
     assert np.array_equal(out[39], np.where(mask[40][:, None], AFTER[39], out[39]))  # the rim, too
     assert np.array_equal(out[:36], BEFORE[:36])
@@ -77,7 +76,7 @@ def test_bands_of_rows_do_not_show() -> None:
     """The photo is worked on some rows at a time; damage across their border counts on both sides."""
     mask = np.zeros(BEFORE.shape[:2], np.bool_)
     mask[strength.ROWS_AT_ONCE - 1, 5:20] = mask[strength.ROWS_AT_ONCE, 40:60] = True
-    out = kept(BEFORE, AFTER, mask, NOTHING)
+    out = apply(BEFORE, AFTER, mask, NOTHING)
     whole = repaired(mask)[..., None]
     assert np.array_equal(out, np.rint(BEFORE + whole * (AFTER.astype(np.float32) - BEFORE)))
 
@@ -95,7 +94,7 @@ def test_sharpening_raises_bands_of_light(photo: Pixels8, dtype: type) -> None:
         softer = scipy.ndimage.gaussian_filter(soft, sigma, radius=radius, mode="mirror")
         expected += much * (soft - softer)[..., None]
         soft = softer
-    made = kept(pixels, pixels, None, Kept((1.0, 1.0, 1.0, 1.0), (0.5, 0.25, 1.0)))
+    made = apply(pixels, pixels, None, ChangeUse((1.0, 1.0, 1.0, 1.0), (0.5, 0.25, 1.0)))
     assert np.abs(made / scale - np.clip(expected, 0.0, 255.0)).max() < 0.51
     assert np.allclose(np.sum(detail(plane.astype(np.float32)), axis=0), plane - soft, atol=1e-2)
 
@@ -103,7 +102,7 @@ def test_sharpening_raises_bands_of_light(photo: Pixels8, dtype: type) -> None:
 def test_what_was_repaired_is_not_sharpened(photo: Pixels8) -> None:
     mask = np.zeros(photo.shape[:2], np.bool_)
     mask[120:140, 30:200] = True
-    made = kept(photo, photo, mask, Kept((0.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0)))
+    made = apply(photo, photo, mask, ChangeUse((0.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0)))
     assert np.array_equal(made[mask], photo[mask])
     assert psnr(photo, np.asarray(made, np.uint8)) < 35.0
 
@@ -134,10 +133,10 @@ def test_figures_leave_out_what_is_damaged(photo: Pixels8) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (20, 400), (33, 33), (256, 256), (1000, 700), (300, 5000)])
 def test_any_size_is_judged(size: tuple[int, int], models: Models) -> None:
     before, after = (RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2))
-    keep = judged(before, after, None, models.estimator("strength"))
+    keep = estimate(before, after, None, models.estimator("strength"))
     assert all(0.0 <= much <= most for much, most in zip((*keep.shares, *keep.raised), MOST, strict=True))
     assert len(strength._looks(*size)) <= strength.LOOKS
-    assert judged(before, after, np.ones(size, np.bool_), models.estimator("strength")) == EVERYTHING
+    assert estimate(before, after, np.ones(size, np.bool_), models.estimator("strength")) == ALL
 
 
 def test_the_looks_are_spread_over_the_photo() -> None:
@@ -220,11 +219,11 @@ def test_large_changes_are_kept_in_full_where_they_stand_alone(dtype: type) -> N
     assert few.any()
     assert not few.all()
     nothing = (0.0, 0.0, 0.0, 0.0)
-    done = kept(before, after, mask, Kept(nothing, specks=True))
+    done = apply(before, after, mask, ChangeUse(nothing, specks=True))
     sound = scipy.ndimage.distance_transform_cdt(~mask, "chessboard") > 4
     expected = np.where((few & hit)[..., None], 44 * scale, 0)
     assert np.abs((done.astype(int) - before - expected)[sound]).max() <= scale
-    assert np.array_equal(kept(before, after, mask, Kept(nothing))[sound], before[sound])
+    assert np.array_equal(apply(before, after, mask, ChangeUse(nothing))[sound], before[sound])
 
 
 @pytest.mark.parametrize("operation", [degrade.gaussian_blur, degrade.optical_blur])
@@ -237,7 +236,7 @@ def test_blurred_photos_are_sharpened_unless_told_not_to(
     )
     assert sharp.kept is not None
     assert max(sharp.kept.raised) > 0.3
-    assert blurred.kept == Kept(sharp.kept.shares)
+    assert blurred.kept == ChangeUse(sharp.kept.shares)
     gain = [psnr(photo, np.asarray(x.photo.pixels, np.uint8)) - psnr(photo, old) for x in (sharp, blurred)]
     assert gain[0] > max(gain[1], 0.0) + 0.3
 
@@ -245,7 +244,7 @@ def test_blurred_photos_are_sharpened_unless_told_not_to(
 def test_strength_is_the_users_word(models: Models, photo: Pixels8) -> None:
     old = aged(photo, degrade.gaussian_noise)
 
-    def run(strength: float | None) -> tuple[Pixels8, Kept | None]:
+    def run(strength: float | None) -> tuple[Pixels8, ChangeUse | None]:
         done = restore(Photo.from_array(old), models, Options(faces=False, tone_strength=0.0, strength=strength))
         return np.asarray(done.photo.pixels, np.uint8), done.kept
 
@@ -272,7 +271,7 @@ def test_a_sharp_face_stays_nearly_as_it_is(models: Models, photo: Pixels8) -> N
     judged_right, all_of_it = only_the_face(photo, models), only_the_face(photo, models, 1.0)
     assert judged_right.faces[0].kept is not None
     assert min(judged_right.faces[0].kept.shares) < 0.5
-    assert all_of_it.faces[0].kept == EVERYTHING
+    assert all_of_it.faces[0].kept == ALL
     kept, changed = (psnr(photo, np.asarray(done.photo.pixels, np.uint8)) for done in (judged_right, all_of_it))
     assert kept > 50.0
     assert kept > changed

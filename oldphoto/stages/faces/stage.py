@@ -12,22 +12,14 @@ from oldphoto.arrays import Pixels
 from oldphoto.files.colour import eight_bits
 from oldphoto.machine import memory
 from oldphoto.options import Options
-from oldphoto.stages.faces import (
-    EVERYTHING,
-    Detector,
-    Face,
-    Kept,
-    Landmarks,
-    cnn_detector,
-    cut_faces,
-    detect_faces,
-    enhance_faces,
-    frontal_detector,
-    joined,
-)
+from oldphoto.stages.faces.detectors import Detector, cnn_detector, frontal_detector
+from oldphoto.stages.faces.enhancing import cut_faces, enhance_faces
+from oldphoto.stages.faces.face import Face
+from oldphoto.stages.faces.finding import detect_faces, joined
+from oldphoto.stages.faces.landmarks import Landmarks
 from oldphoto.stages.faces.proposals import load_finder
 from oldphoto.stages.stage import Case, Clock, Plain, State
-from oldphoto.stages.strength import judged, lessened, unjudged
+from oldphoto.stages.strength import ALL, ChangeUse, estimate, given_use, lessened
 from oldphoto.weights.sets import Role
 
 if TYPE_CHECKING:
@@ -55,7 +47,7 @@ class Faces(Plain):
     def roles(self, case: Case) -> tuple[Role, ...]:
         """See Stage."""
         roles: list[Role] = [generator_role(case), "landmarks", "face_finder"]
-        if unjudged(case, "face_strength", case.options.face_strength) is None:
+        if given_use(case, "face_strength", case.options.face_strength) is None:
             roles.append("face_strength")
         if case.options.face_detector == "cnn":
             roles.append("face_detector")
@@ -115,14 +107,14 @@ def enhanced_faces(faces: Sequence[Face], models: Models, case: Case) -> list[Fa
     if not faces:
         return []
 
-    def used(before: NDArray[np.uint8], made: NDArray[np.float32]) -> tuple[NDArray[np.float32], Kept]:
-        keep = unjudged(case, "face_strength", case.options.face_strength)
-        if keep is None:
+    def used(before: NDArray[np.uint8], made: NDArray[np.float32]) -> tuple[NDArray[np.float32], ChangeUse]:
+        use = given_use(case, "face_strength", case.options.face_strength)
+        if use is None:
             rounded: Pixels = np.asarray(np.rint(made), np.uint8)
-            keep = judged(before, rounded, None, models.estimator("face_strength"))
-        if keep == EVERYTHING:
-            return made, keep
+            use = estimate(before, rounded, None, models.estimator("face_strength"))
+        if use == ALL:
+            return made, use
         old = before.astype(np.float32)
-        return old + lessened(made - old, keep), keep
+        return old + lessened(made - old, use), use
 
     return enhance_faces(faces, models.net(generator_role(case)), str(models.device), FACES_AT_ONCE, used)
