@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,6 +15,11 @@ from rich.text import Text
 from oldphoto.cli.flags import AsJson, Device, Model
 from oldphoto.cli.terminal import print_json, put, shown, stderr
 from oldphoto.errors import UsageError
+from oldphoto.training import STAGE_NAMES
+
+if TYPE_CHECKING:
+    from oldphoto.models.loaded import Models
+    from oldphoto.weights.sets import SetName
 
 
 class Nets(StrEnum):
@@ -32,9 +38,8 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="landmarks, scratch-unet, old-vae, clean-vae, mapping, finetune, face-generator, face-finder; in this "
-            "order. The published ones have no finetune and no face-finder, but mapping-scratch, "
-            "mapping-patch-attention, face-generator-256, -512. all: every one but landmarks."
+            help=f"{', '.join(STAGE_NAMES['compact'])}; in this order. With --nets published: "
+            f"{', '.join(STAGE_NAMES['published'])}. all: every one but landmarks."
         ),
     ],
     data: Data,
@@ -56,48 +61,54 @@ def train(
     ] = None,
 ) -> None:
     """Run one stage of training, or all, going on from the last checkpoint; run it again after an interruption."""
-    console = stderr()
     from oldphoto.training.train import train as run
     from oldphoto.training.train import train_all
 
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(shown(stage), total=None, losses="")
-
-        def report(name: str, row: dict[str, float | int | str]) -> None:
-            losses = " ".join(f"{k} {v}" for k, v in row.items() if k not in ("step", "of", "seconds"))
-            progress.update(
-                task, description=shown(name), completed=float(row["step"]), total=float(row["of"]), losses=losses
-            )
-            if not console.is_terminal:
-                console.print(Text(f"{shown(name)} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
-
-        recipe: dict[str, Any] = {"steps": steps, "batch": batch, "size": size, "rate": rate, "seed": seed}
-        recipe["minutes"] = minutes
-        if stage == "all":
-            if start is not None:
-                raise UsageError("all stages cannot go on from one folder", "name one stage with --start")
-            files = train_all(data, output, nets=nets.value, device=device, report=report, **recipe)
+    recipe: dict[str, Any] = {"steps": steps, "batch": batch, "size": size, "rate": rate, "seed": seed}
+    recipe["minutes"] = minutes
+    with TrainingProgress(stage) as progress:
+        if stage != "all":
+            report = partial(progress.report, stage)
+            files = run(stage, data, output, nets=nets.value, start=start, device=device, report=report, **recipe)
+        elif start is not None:
+            raise UsageError("all stages cannot go on from one folder", "name one stage with --start")
         else:
-            files = run(
-                stage,
-                data,
-                output,
-                nets=nets.value,
-                start=start,
-                device=device,
-                report=lambda row: report(stage, row),
-                **recipe,
-            )
+            files = train_all(data, output, nets=nets.value, device=device, report=progress.report, **recipe)
     for file in files:
         put(shown(file))
+
+
+class TrainingProgress:
+    """Shows how a stage gets on: one bar on a terminal, elsewhere a line a report."""
+
+    def __init__(self, stage: str) -> None:
+        self.console = stderr()
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(shown(stage), total=None, losses="")
+
+    def __enter__(self) -> TrainingProgress:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def report(self, name: str, row: dict[str, float | int | str]) -> None:
+        """Show a row of figures of a stage: `step`, `of`, `seconds` and its losses."""
+        losses = " ".join(f"{k} {v}" for k, v in row.items() if k not in ("step", "of", "seconds"))
+        self.progress.update(
+            self.task, description=shown(name), completed=float(row["step"]), total=float(row["of"]), losses=losses
+        )
+        if not self.console.is_terminal:
+            self.console.print(Text(f"{shown(name)} {row['step']}/{row['of']} {row['seconds']} s {losses}"))
 
 
 def evaluate(
@@ -129,50 +140,73 @@ def evaluate(
 ) -> None:
     """Score a weight set: on real photos with damage labelled by hand (--labels), or on photos that are degraded here,
     beside the degraded input and the best classical tools (--damage and --tuning)."""
-    from oldphoto import weights
-    from oldphoto.models.loaded import Models
-    from oldphoto.stages import nets_for_all
-    from oldphoto.training.evaluate import PLAIN, SCRATCHED, judge_labels
-    from oldphoto.training.evaluate import evaluate as run
-
-    if labels is not None and (damage or tuning):
-        raise UsageError("--labels is for real damage, --damage and --tuning for drawn", "give one or the others")
-    if labels is None and not (damage and tuning):
-        raise UsageError("there is nothing to score by", "give --labels, or --damage and --tuning")
-    if labels is None and (only or threshold is not None):
-        raise UsageError("--only and --threshold choose among labelled photos and masks", "give --labels, too")
-    if labels is not None and len(photos) != 1:
-        raise UsageError("the paths of labels start from one folder", "give one")
+    check_judging(photos, labels, (damage, tuning), choosing=bool(only) or threshold is not None)
     console = stderr()
-    weight_set = weights.resolve(
-        model.value, lambda name: nets_for_all(name, [PLAIN, SCRATCHED], large=[False], masks=[False, True])
-    )
-    models = Models.load(weight_set, device)
 
     def report(line: str) -> None:
         console.print(Text(line))
 
+    models = judged_models(model, device)
     if labels is not None:
+        from oldphoto.training.evaluate import judge_labels
+
         judged = judge_labels(models, labels, photos[0], tuple(only or ("",)), threshold, limit, report)
         if as_json:
             print_json(judged)
         else:
-            typer.echo("\n".join(label_lines(judged)))
+            put("\n".join(label_lines(judged)))
         return
+    from oldphoto.training.evaluate import evaluate as run
+
     assert damage is not None
     assert tuning is not None
     facts = run(models, photos, damage, tuning, limit=limit, report=report)
     if as_json:
         print_json(facts)
-        return
-    put(f"{facts['photos']} photos; colour shift of undamaged ones {facts['colour_shift']} (mean CIE dE2000)")
-    put(f"scratches: {facts['scratches']}")
-    scores = cast("dict[str, dict[str, dict[str, float]]]", facts["scores"])
-    for case, rows in scores.items():
-        put(case)
+    else:
+        put("\n".join(score_lines(facts)))
+
+
+def check_judging(
+    photos: Sequence[Path], labels: Path | None, drawn: tuple[Path | None, Path | None], *, choosing: bool
+) -> None:
+    """Raise UsageError unless either labels or drawn damage is given, with what belongs to it.
+
+    drawn: the folders of damage overlays and of photos to tune on. choosing: whether some of the labels are chosen.
+    """
+    if labels is not None and any(drawn):
+        raise UsageError("--labels is for real damage, --damage and --tuning for drawn", "give one or the others")
+    if labels is None and not all(drawn):
+        raise UsageError("there is nothing to score by", "give --labels, or --damage and --tuning")
+    if labels is None and choosing:
+        raise UsageError("--only and --threshold choose among labelled photos and masks", "give --labels, too")
+    if labels is not None and len(photos) != 1:
+        raise UsageError("the paths of labels start from one folder", "give one")
+
+
+def judged_models(model: Model, device: str) -> Models:
+    """Load the networks that scoring takes."""
+    from oldphoto import weights
+    from oldphoto.models.loaded import Models
+    from oldphoto.stages import nets_for_all
+    from oldphoto.training.evaluate import PLAIN, SCRATCHED
+
+    def nets(name: SetName) -> tuple[str, ...]:
+        return nets_for_all(name, [PLAIN, SCRATCHED], large=[False], masks=[False, True])
+
+    return Models.load(weights.resolve(model.value, nets), device)
+
+
+def score_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What `evaluate --damage` says of a weight set, a line for each method and case."""
+    lines = [f"{facts['photos']} photos; colour shift of undamaged ones {facts['colour_shift']} (mean CIE dE2000)"]
+    lines.append(f"scratches: {facts['scratches']}")
+    for case, rows in facts["scores"].items():
+        lines.append(case)
         for method, score in rows.items():
             figures = f"PSNR {score['psnr']:6.2f} dB  SSIM {score['ssim']:.4f}  GMSD {score['gmsd']:.4f}"
-            put(f"  {method:26} {figures}  lowest PSNR {score['lowest']:.2f} dB")
+            lines.append(f"  {method:26} {figures}  lowest PSNR {score['lowest']:.2f} dB")
+    return lines
 
 
 def label_lines(judged: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ from oldphoto.records.manifest import Setting
 from oldphoto.runs.batch import Work
 from oldphoto.runs.planning import large_or_not
 from oldphoto.runs.request import RunRequest
+from oldphoto.training import STAGE_NAMES
 from tests.restorations import negative_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -871,7 +872,7 @@ def test_every_choice_has_its_flag_and_its_panel() -> None:
 
 
 def test_flags_become_the_choices_that_they_name() -> None:
-    given = dict.fromkeys(inspect.signature(with_flags(Options)(lambda **given: None)).parameters)
+    given = dict.fromkeys(inspect.signature(with_flags(Options, RunRequest)(lambda **given: None)).parameters)
     given |= {"hr": False, "keep_blur": True, "only_face": [2, 1], "max_memory": "2GB", "min_face": 7}
     given |= {"faces": True, "with_scratch": False, "only_damaged": False}
     enums = {"look": "faithful", "face_detector": "cnn", "face_size": "512", "upscale": "4"}
@@ -912,3 +913,11 @@ def test_a_request_checks_itself() -> None:
         RunRequest(inputs=("a.png",), engine="ray", jobs=2)
     with pytest.raises(UsageError, match="no photo is named"):
         RunRequest()
+
+
+def test_the_help_of_train_names_every_stage() -> None:
+    from oldphoto.training.stages import STAGES
+
+    assert {nets: tuple(stages) for nets, stages in STAGES.items()} == STAGE_NAMES
+    said = re.sub(r"\s|│", "", oldphoto("train", "--help").output)
+    assert not [name for names in STAGE_NAMES.values() for name in names if name not in said]

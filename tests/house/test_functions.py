@@ -9,10 +9,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "oldphoto"
 LINES, PARAMETERS = 60, 12
-# Lines and parameters of what is longer. `train` and `evaluate` declare flags of the command.
+# Lines and parameters of what is longer.
 LONGER: dict[str, tuple[int, int]] = {
-    "cli.training.evaluate": (73, 10),
-    "cli.training.train": (70, 12),
     "files.tiff_blocks.layout_of": (81, 2),
     "runs.batch.restore_file": (135, 8),
     "runs.batch.restored": (70, 0),
