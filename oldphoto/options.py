@@ -113,6 +113,15 @@ def share(panel: Panel, help: str, after: str | None = None) -> Flag:
     return Flag(panel, help, after, least=0.0, most=1.0)
 
 
+# Named, since a lambda in an annotation does not see this module.
+def _several(numbers: list[int] | None) -> tuple[int, ...]:
+    return tuple(numbers or ())
+
+
+def _size(text: str | None) -> int | None:
+    return None if text is None else read_size(text)
+
+
 @dataclass(frozen=True)
 class Options:
     """Choices for one photo.
@@ -192,7 +201,7 @@ class Options:
             "Enhance this face alone, as `oldphoto faces` numbers them; may be repeated.",
             name="only_face",
             kind=list[int],
-            read=lambda numbers: tuple(numbers or ()),
+            read=_several,
             metavar="NUMBER",
         ),
     ] = ()
@@ -203,7 +212,7 @@ class Options:
             "Leave this face as it is; may be repeated.",
             name="skip_face",
             kind=list[int],
-            read=lambda numbers: tuple(numbers or ()),
+            read=_several,
             metavar="NUMBER",
         ),
     ] = ()
@@ -270,7 +279,7 @@ class Options:
             "Memory the process may hold, such as 4GB: larger photos go strip by strip, with the same result. By "
             "default half of what is free.",
             kind=str,
-            read=lambda size: None if size is None else read_size(size),
+            read=_size,
             metavar="SIZE",
         ),
     ] = None
