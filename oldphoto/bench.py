@@ -1,4 +1,4 @@
-"""How long each stage takes on this machine, and how much memory it holds, on a made-up photo of any size."""
+"""Measure the time and memory of each stage on this machine, on a made-up photo of any size."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ STAGES = tuple(_STAGES)
 
 
 def _watched(work: Callable[[], str | None]) -> tuple[str | None, float, float, int]:
-    """What `work` gives, the wall and CPU seconds it took, and the most memory the process held meanwhile, sampled."""
+    """Return what `work` gives, its wall and CPU seconds, and the most memory the process held meanwhile, sampled."""
     process = psutil.Process()
     peak = process.memory_info().rss
     done = threading.Event()

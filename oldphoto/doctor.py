@@ -1,4 +1,4 @@
-"""What a bug report needs to know: versions, devices, weights at hand, folders, licences, and what looks wrong."""
+"""Collect what a bug report needs: versions, devices, weights at hand, folders, licences, and what looks wrong."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def diagnose() -> Facts:
 
 
 def folders() -> dict[str, str]:
-    """Where weights are looked for, by place."""
+    """Return the folders in which weights are looked for, by place."""
 
     def told(folder: Callable[[], Path]) -> str:
         try:

@@ -1,4 +1,4 @@
-"""What the user may choose about one restoration: each default, range and flag is written here, once.
+"""Declare what the user may choose about one restoration: each default, range and flag is written here, once.
 
 The command and the reference page are made from these declarations. Imports no torch.
 """
@@ -42,7 +42,7 @@ class Panel(StrEnum):
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command offers a field of a dataclass, as its annotation: `Annotated[type, Flag(...)]`.
+    """The command's offer of a dataclass's field, as its annotation: `Annotated[type, Flag(...)]`.
 
     panel: where `--help` shows it: below the flag of the field `after`, else below what is declared before it.
     help: what it does. name: of the command's parameter, where the field has another. words: the flag as it is typed,

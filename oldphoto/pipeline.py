@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Restoration:
-    """What came of one photo.
+    """The result of restoring one photo.
 
     photo: restored, of the input's depth, colour mode and metadata, and of its size or as many times larger as was
     asked for. mask: (H, W) bool, of the input's size, what was repaired as damage, or None. faces: all that were found,
@@ -67,23 +67,23 @@ class Restoration:
 
     @property
     def tone(self) -> Tone | None:
-        """How fading was undone, or None where nothing was done."""
+        """The correction that undid fading, or None where nothing was done."""
         return self.facts.get("fading")
 
     @property
     def kept(self) -> ChangeUse | None:
-        """How much of the translation's changes was kept, and how much sharper the photo was made; None where damage
+        """The shares used of the translation's changes, and of sharpening; None where damage
         alone was repaired."""
         return self.facts.get("strength")
 
     @property
     def native_scale(self) -> float | None:
-        """How many times larger than its detail the photo was; None where it was not measured."""
+        """The number of times by which the photo was larger than its detail; None where it was not measured."""
         return self.facts.get("resolution")
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What the stages did, as JSON: an entry of the manifest's `changes`."""
+        """The facts of all stages, as JSON: an entry of the manifest's `changes`."""
         return {key: value for stage in STAGES for key, value in stage.record(self.facts.get(stage.name)).items()}
 
 
@@ -115,7 +115,7 @@ def restore(photo: Photo, models: Models, options: Options, mask: Mask | None = 
 
 
 def case_of(photo: Photo, models: Models, options: Options, *, has_mask: bool) -> Case:
-    """What is known of a photo before any work."""
+    """Collect what is known of a photo before any work."""
     return Case(
         options,
         models.set,
@@ -129,7 +129,7 @@ def case_of(photo: Photo, models: Models, options: Options, *, has_mask: bool) -
 
 
 def plan(case: Case, models: Models) -> TranslationPlan:
-    """How a photo would be translated, and the memory and disk that this and the other stages take.
+    """Plan how a photo would be translated, and the memory and disk that this and the other stages take.
 
     Raises OutOfMemoryError where it cannot be done.
     """
@@ -158,8 +158,8 @@ def plan(case: Case, models: Models) -> TranslationPlan:
 
 @contextmanager
 def _admitted(case: Case, models: Models) -> Iterator[TranslationPlan]:
-    """How the photo is translated, once there is memory for it. Where there is room for few such photos, each gets more
-    of the processor."""
+    """Wait until there is memory for the photo, and give the plan of its translation. Where there is room for few such
+    photos, each gets more of the processor."""
     most = limit(case.options.max_memory)
     way = plan(case, models)
     need = max(0, way.memory - memory.line.held())

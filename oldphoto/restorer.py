@@ -79,7 +79,8 @@ class Restorer:
         *,
         jobs: int | None = None,
     ) -> Iterator[Restoration]:
-        """As restore, of each image, in their order; so many are in work at once, each with its part of the processor.
+        """Restore each image, and give the results in their order; so many are in work at once, each with its part of
+        the processor.
 
         jobs: see Models.places. No more than so many images are taken ahead of what was given out. An error ends it.
         """

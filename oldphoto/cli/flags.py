@@ -31,7 +31,7 @@ class Precision(StrEnum):
 
 
 class FaceDetector(StrEnum):
-    """What says that something is a face: dlib's histograms of gradients, or its network."""
+    """The detector that tells faces from other things: dlib's histograms of gradients, or its network."""
 
     HOG = "hog"
     CNN = "cnn"

@@ -1,4 +1,4 @@
-"""What a run of `restore` says."""
+"""Tell on the terminal how a run of `restore` goes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verbosity:
-    """How much a run says, and in which form."""
+    """A run's choice of how much it prints, and in which form."""
 
     as_json: Annotated[bool, Flag(Panel.MACHINE, "One JSON object per photo on stdout.", words=("--json",))] = False
     quiet: Annotated[bool, Flag(Panel.MACHINE, "Errors only.", words=("--quiet", "-q"))] = False
@@ -81,7 +81,7 @@ class RunProgress:
         return "-" if self.pipes is not None and path.is_relative_to(self.pipes) else str(path)
 
     def planned(self, plan: Plan) -> None:
-        """How much there is to do, and what is left out."""
+        """Tell how much there is to do, and what is left out."""
         self.plan = plan
         for note in plan.notes:
             self.say(note)

@@ -145,7 +145,8 @@ class Run:
             batch.remove_left_over(self.plan.photos)
 
     def engine(self) -> tuple[Callable[..., Summary], Callable[[], Work]]:
-        """What restores the photos, in this process or on a cluster, and what loads the networks there."""
+        """Return the function that restores the photos, here or on a cluster, and the one that loads the networks
+        there."""
         from oldphoto.runs import batch, ray_cluster
 
         if self.request.engine == "local":
@@ -169,7 +170,7 @@ class Run:
 
     @cached_property
     def settings(self) -> Setting:
-        """What the records of all photos have in common."""
+        """The settings that the records of all photos have in common."""
         request = self.request
         return Setting(
             request.options,

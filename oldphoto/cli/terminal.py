@@ -1,4 +1,4 @@
-"""What the commands have in common to print: results on stdout, errors and downloads on stderr."""
+"""Print what all commands print in one way: results on stdout, errors and downloads on stderr."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def judged_models(model: Model, device: str) -> Models:
 
 
 def score_lines(facts: Mapping[str, Any]) -> list[str]:
-    """What `evaluate --damage` says of a weight set, a line for each method and case."""
+    """Return the lines of `evaluate --damage`, one for each method and case."""
     lines = [f"{facts['photos']} photos; colour shift of undamaged ones {facts['colour_shift']} (mean CIE dE2000)"]
     lines.append(f"scratches: {facts['scratches']}")
     for case, rows in facts["scores"].items():
@@ -210,7 +210,7 @@ def score_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def label_lines(judged: Mapping[str, Any]) -> list[str]:
-    """What `evaluate --labels` says of a weight set, a line for each kind of damage and for all."""
+    """Return the lines of `evaluate --labels`, one for each kind of damage and one for all."""
 
     def shown_share(value: float | None) -> str:
         return "    -" if value is None else f"{value:5.2f}"

@@ -30,7 +30,7 @@ class WeightChoice(StrEnum):
 
 
 class Mode(StrEnum):
-    """What `restore` is to be run with: plain, `--with-scratch`, large photos, or any of them."""
+    """The kind of run that weights are fetched for: plain, `--with-scratch`, large photos, or any of them."""
 
     PLAIN = "plain"
     SCRATCH = "scratch"
@@ -49,7 +49,7 @@ def choose(choice: WeightChoice) -> list[WeightFile]:
 
 
 def weight_facts(file: WeightFile, copy: Copy | None) -> dict[str, Any]:
-    """What weights.lock says of a file, and what lies on this machine, for JSON and for a table."""
+    """Return the lock's facts of a file, and those of its copy on this machine, for JSON and for a table."""
     state = "absent" if copy is None else "verified" if copy.right else "wrong"
     local = {} if copy is None else {"local": str(copy.path), "place": copy.place, "found": copy.found}
     return asdict(file) | {"sources": [source.name for source in file.sources], "state": state} | local

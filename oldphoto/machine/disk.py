@@ -1,4 +1,4 @@
-"""What a path may lead to, and what a file system may lack: asked here, so that nobody else has to know.
+"""Open, sync and move files on any file system: asked here, so that nobody else has to know.
 
 Paths are of any origin: too long, in folders that may not be looked into, links in a circle, pipes. Python's own
 methods raise for some of them, and wait for ever at others.

@@ -1,4 +1,4 @@
-"""How much memory there is, how much this process holds, and whether an error says that it ran out. No torch.
+"""Measure memory: what there is, what this process holds, and whether an error says that it ran out. No torch.
 
 The photos in work at once share it: see Line. Every command starts here: psutil is imported where it is needed.
 """
@@ -96,7 +96,7 @@ class Place:
 
 
 class Line:
-    """Where photos wait until there is memory for them beside those in work.
+    """A queue in which photos wait until there is memory for them beside those in work.
 
     A thread that is `reading` keeps the place at its head until its photo is admitted, or until it leaves: no smaller
     photo goes first, and only one waits decoded. A photo that fits beside no other is admitted alone.
@@ -150,7 +150,7 @@ class Line:
                 self._head = _nobody
 
     def _in_work(self) -> list[int]:
-        """What the photos in work need, in bytes."""
+        """Return the bytes that the photos in work need."""
         with self._lock:
             return [need for place, need in self._needs.items() if place.thread.is_alive()]
 
@@ -223,7 +223,7 @@ line = Line()
 
 
 def limit(chosen: int | None) -> int:
-    """What this process may hold in all, in bytes: as the user chose, or else a share of what is free.
+    """Return how many bytes this process may hold in all: as the user chose, or else a share of what is free.
 
     What photos in work have taken of it counts as free: the limit of one does not depend on the others.
     """

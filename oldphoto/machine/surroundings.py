@@ -1,4 +1,5 @@
-"""What started this process: it may hang up, end it, close its streams, or leave while it is being told something."""
+"""Cope with what started this process: it may hang up, end it, close its streams, or leave while it is being told
+something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads torch takes in the thread that calls it, and how callers that work at once share them out."""
+"""Set how many threads torch takes in the thread that calls it, and share them among callers that work at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def use(count: int) -> None:
 
 
 def places(chosen: int | None) -> int:
-    """How many may work at once on the processor: as chosen, or else one for each of the caller's threads."""
+    """Return how many callers may work at once on the processor: as chosen, or else one for each of the caller's
+    threads."""
     return min(torch.get_num_threads(), MOST_PLACES) if chosen is None else chosen
 
 

@@ -50,7 +50,8 @@ class Flight(Generic[Result]):
         self._waiting.put(call)
 
     def next(self) -> Result | None:
-        """What the next call to end gives; None where none ends within a moment. Raises what the call raised."""
+        """Wait for the next call to end, and return what it gives; None where none ends within a moment. Raises what
+        the call raised."""
         try:
             result, error = self._landed.get(timeout=MOMENT_SECONDS)
         except Empty:

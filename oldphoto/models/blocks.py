@@ -164,8 +164,8 @@ class ToPicture(nn.Conv2d):
 
 
 class Reflection(torch.autograd.Function):
-    """As F.pad does, in the memory format of x: torch's own kernel for CUDA goes by way of a channels-first copy, which
-    the next convolution has to undo, and its gradient adds every value atomically."""
+    """Reflect the border as F.pad does, in the memory format of x: torch's own kernel for CUDA goes by way of a
+    channels-first copy, which the next convolution has to undo, and its gradient adds every value atomically."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: int) -> Tensor:
@@ -183,7 +183,7 @@ class Reflection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """What fell on the border belongs to the cells it mirrors."""
+        """Add the gradient of the border to that of the cells it mirrors."""
         p = ctx.pixels
         rows = grad[:, :, p:-p].clone()
         rows[:, :, 1 : p + 1] += grad[:, :, :p].flip(2)

@@ -60,7 +60,7 @@ class Estimator(nn.Module):
         return answers
 
     def answers(self, figures: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As forward, of an array wherever the network is, and in full precision."""
+        """Run forward on an array, wherever the network is, in full precision."""
         device = self.usual.device
         with torch.autocast(device.type, enabled=False):
             return np.asarray(self(torch.from_numpy(figures).to(device)).cpu(), np.float32)

@@ -69,7 +69,8 @@ class Models:
         return cast("Estimator", self.net(role))
 
     def made(self, role: Role, make: Callable[[Path], Made]) -> Made:
-        """What `make` makes of a role's file, once: for models that are not torch's, or stay on the processor."""
+        """Return what `make` makes of a role's file, once: for models that are not torch's, or stay on the
+        processor."""
         path = self.path(role)
         with self._loading:
             if role not in self._made:
@@ -101,8 +102,8 @@ class Models:
         return peak
 
     def places(self, chosen: int | None = None) -> int:
-        """How many photos may be in work at once: as chosen, or else one for each thread that torch has; but one on
-        other devices than the processor. Raises UsageError where more are chosen there."""
+        """Return how many photos may be in work at once: as chosen, or else one for each thread that torch has; but one
+        on other devices than the processor. Raises UsageError where more are chosen there."""
         if self.device.type == "cpu":
             return threads.places(chosen)
         if (chosen or 1) > 1:

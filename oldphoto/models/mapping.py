@@ -110,7 +110,7 @@ class Region(NamedTuple):
 
     @property
     def slices(self) -> tuple[EllipsisType, slice, slice]:
-        """What picks it out of (..., h, w)."""
+        """The two slices that pick it out of (..., h, w)."""
         return ..., slice(self.top, self.bottom), slice(self.left, self.right)
 
     def grown(self, cells: int, bounds: Region) -> Region:

@@ -103,7 +103,7 @@ def _seen(axes: tuple[Axis, Axis], part: Part) -> Part:
 
 
 def _around(wanted: Part, shrink: tuple[Axis, Axis], net: Net) -> Part:
-    """What of the small picture a part of the large one depends on."""
+    """Return the part of the small picture that a part of the large one depends on."""
     rows, columns = (
         slice(max(0, part.start // FACTOR - _halo(net)), min(axis.made, -(-part.stop // FACTOR) + _halo(net)))
         for part, axis in zip(wanted, shrink, strict=True)

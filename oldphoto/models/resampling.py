@@ -29,7 +29,7 @@ class Axis(NamedTuple):
         return self.length / self.made
 
     def seen(self, part: slice) -> slice:
-        """What a part of the made values depends on."""
+        """Return the part of the input that a part of the made values depends on."""
         reach = LOBES * max(1.0, self.step)
         first, last = ((at + 0.5) * self.step for at in (part.start, part.stop - 1))
         return slice(max(0, floor(first - reach)), min(self.length, ceil(last + reach)))

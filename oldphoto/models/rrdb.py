@@ -86,7 +86,7 @@ class RRDBNet(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How far a pixel of the input lies at most from what depends on it, in pixels of the input."""
+        """The farthest that a pixel of the input lies from what depends on it, in pixels of the input."""
         # conv_first, fifteen in each block, conv_body; then half a pixel and three quarters of one, and their rounding.
         return 15 * self.config.blocks + 2 + 2
 

@@ -48,7 +48,7 @@ class SRVGGNetCompact(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How far a pixel of the input lies at most from what depends on it, in pixels of the input."""
+        """The farthest that a pixel of the input lies from what depends on it, in pixels of the input."""
         return self.config.convolutions + 2
 
     def forward(self, x: Tensor) -> Tensor:

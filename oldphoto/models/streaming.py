@@ -83,7 +83,7 @@ class Source(Node):
         self.read = read
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        """As given."""
+        """The count that was given."""
         return self.read(top, bottom)
 
 
@@ -310,8 +310,8 @@ class Attention(Node):
 
 
 def rebuilt_from(query: Tensor, blocks: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """As mapping.rebuilt, of keys that come in blocks: keys (N, C, cells), values (N, cells, C), weights (N, 1,
-    cells)."""
+    """Do the same as mapping.rebuilt for keys that come in blocks: keys (N, C, cells), values (N, cells, C), weights
+    (N, 1, cells)."""
     peak = total = sound = mixed = None
     for key, value, weights in blocks:
         logits = torch.matmul(query, key)  # (N, rows, cells)
@@ -521,7 +521,7 @@ class Streamed:
         args: tuple[Any, ...] = (),
         keywords: dict[str, Any] | None = None,
     ) -> Any:
-        """What torch calls instead of `function` when an argument is a Streamed."""
+        """Take torch's call of `function` where an argument is a Streamed."""
         if function not in _STREAMED:
             raise TypeError(f"{getattr(function, '__name__', function)} is not streamed: add it to {__name__}")
         return _STREAMED[function](*args, **(keywords or {}))
@@ -611,7 +611,7 @@ def _compose(module: PatchScale, x: Streamed, damaged: Tensor) -> Streamed:
 
 
 def _chosen(module: PatchScale, x: Streamed, damaged: Tensor) -> tuple[Tensor, Tensor]:
-    """As PatchScale.choose, the patches read from where x is stored."""
+    """Choose patches as PatchScale.choose does, read from where x is stored."""
     p, node = module.size, x.node
     across = node.width // p
     patch_bytes = node.channels * p * p * BYTES

@@ -75,19 +75,20 @@ class TranslationNets:
 
     @property
     def reach(self) -> int:
-        """How many pixels away photos are seen by bounded networks: whole cells."""
+        """The distance in pixels that bounded networks see: whole cells."""
         cells = self.old_vae.encoder.reach + sum(reach for _, reach in self.middle) + self.clean_vae.decoder.reach
         return STRIDE * cells
 
     @property
     def multiple(self) -> int:
-        """What the photo's sides have to be multiples of: whole cells, or whole patches of the largest size."""
+        """The number that the photo's sides have to be multiples of: whole cells, or whole patches of the largest
+        size."""
         return STRIDE * max(PATCH_SIZES) if self.mapping.config.context == "patches" else STRIDE
 
 
 @dataclass(frozen=True)
 class TranslationPlan:
-    """How a photo will be translated, and the most it is expected to take, in bytes.
+    """The way in which a photo will be translated, and the most bytes it is expected to take.
 
     way: in one piece, in tiles, or strip by strip. memory: of the whole process; disk: temporary files, in the system's
     folder for them. strips, maps: see streaming.Streams. tile: side of a tile in pixels.
@@ -125,7 +126,7 @@ def plan_translation(
     *,
     beside: int = 0,
 ) -> TranslationPlan:
-    """How to translate a photo of (height, width) and 8 or 16 bits, the process staying below `limit` bytes.
+    """Plan how to translate a photo of (height, width) and 8 or 16 bits, the process staying below `limit` bytes.
 
     beside: bytes of what else will be held meanwhile, beside what the process holds now and the translated photo.
     The way does not change the result: strips equal the whole to rounding. Raises OutOfMemoryError, which says what
@@ -228,7 +229,7 @@ def translate_photo(
 
 
 def _bounds(photo: _Padded, nets: TranslationNets) -> tuple[str, ...]:
-    """What is said of a photo in which attention does not reach everywhere."""
+    """Return the warnings for a photo in which attention does not reach everywhere."""
     kind = nets.mapping.config.context
     if photo.mask is None or kind == "none":
         return ()
@@ -269,7 +270,7 @@ class _Padded:
 def _by_strips(
     photo: _Padded, nets: TranslationNets, plan: TranslationPlan, trusted: bool, warnings: tuple[str, ...]
 ) -> Translated:
-    """As translate_whole, with the same result to rounding."""
+    """Translate strip by strip, with translate_whole's result to rounding."""
     streams = Streams(plan.strips, plan.maps, photo.device)
     x = streams.photo((3, photo.height, photo.width), lambda top, bottom: photo.part(top, bottom, 0, photo.width))
     mask = photo.part_of_mask(0, photo.height, 0, photo.width)
@@ -283,7 +284,8 @@ def _by_strips(
 
 
 def _by_tiles(photo: _Padded, nets: TranslationNets, trusted: bool, tile: int) -> Pixels:
-    """As translate_whole, tile by tile; networks that are not bounded have the whole photo for a tile."""
+    """Translate tile by tile, as translate_whole does in one piece; networks that are not bounded have the whole photo
+    for a tile."""
     out = np.empty_like(photo.pixels)
     halo, everything = nets.reach, Region(0, photo.height, 0, photo.width)
     for top, bottom in _tiles(photo.height, tile, halo):
@@ -322,7 +324,7 @@ def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trust
 
 
 def source_of(x: Tensor, filled: Tensor, mask: Tensor | None, trusted: bool | Tensor) -> Source:
-    """What a decoder that refines photos is shown of them; arguments as of translate_whole."""
+    """Return what a decoder that refines photos is shown of them; arguments as of translate_whole."""
     holes = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
     if isinstance(trusted, Tensor):
         return Source(filled, torch.where(trusted, filled, x), holes)
@@ -332,8 +334,9 @@ def source_of(x: Tensor, filled: Tensor, mask: Tensor | None, trusted: bool | Te
 def translate_in_bands(
     x: Tensor, mask: Tensor | None, nets: TranslationNets, trusted: bool = True, wanted: Region | None = None
 ) -> Tensor:
-    """As translate_whole, for bounded networks; what is of full resolution is there for BAND rows of latents at a time,
-    which takes a fifth of the memory, and is quicker, since it stays in the caches.
+    """Translate in bands of rows, for bounded networks, as translate_whole does in one piece; what is of full
+    resolution is there for BAND rows of latents at a time, which takes a fifth of the memory, and is quicker, since it
+    stays in the caches.
 
     wanted: the pixels to give, whole cells; None for all. Each part is given no more than what the rest sees of it.
     """

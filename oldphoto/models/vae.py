@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         return latent
 
     def reduce(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """As forward, but for the residual blocks."""
+        """Run forward up to the residual blocks."""
         if self.config.mask_input:
             mask = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
             x = joined(x, mask)
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         return self.enlarge(self.blocks(z), source)
 
     def enlarge(self, z: Tensor, source: Source | None) -> Tensor:
-        """As forward, of what comes after the residual blocks."""
+        """Run forward from behind the residual blocks."""
         features, painted = self.paint(z)
         return painted if self.refine is None or source is None else self.refine(features, painted, source)
 

@@ -34,7 +34,8 @@ KERNEL_PART = 16_384
 
 
 def _transforms() -> tuple[Tensor, Tensor, Tensor]:
-    """Of the kernel (6, 3), of a tile (6, 6), and back (4, 6), after Toom and Cook; each is applied on both sides."""
+    """Return the transforms of the kernel (6, 3), of a tile (6, 6), and back (4, 6), after Toom and Cook; each is
+    applied on both sides."""
     kernel, tile, back = np.zeros((TILE, 3)), np.zeros((TILE, TILE)), np.zeros((STEP, TILE))
     for i, point in enumerate(POINTS):
         others = [other for other in POINTS if other != point]
@@ -163,7 +164,7 @@ class _Block(NamedTuple):
 
     @property
     def tiles(self) -> int:
-        """How many tiles cover it."""
+        """The number of tiles that cover it."""
         down, across = (-(-(part.stop - part.start) // STEP) for part in (self.rows, self.columns))
         tiles: int = (self.images.stop - self.images.start) * down * across
         return tiles
@@ -187,7 +188,8 @@ def _blocks(images: int, height: int, width: int) -> Iterator[_Block]:
 
 
 def _around(cells: Tensor, block: _Block, above: int, left: int, level: Tensor) -> Tensor:
-    """What the tiles of a block are cut from, zeros around the map, less the level: (images, rows, columns, I)."""
+    """Return what the tiles of a block are cut from, zeros around the map, less the level: (images, rows, columns,
+    I)."""
     spans = []
     for part, padding, length in zip(block[1:], (above, left), cells.shape[1:3], strict=True):
         first, last = part.start - padding, part.start - padding - (part.start - part.stop) // STEP * STEP + 2

@@ -116,7 +116,7 @@ def _algorithm(key: object) -> str:
 
 
 def _definition(record: Record, media_type: str | None) -> str:
-    """What the manifest says: the input was opened and edited, by what."""
+    """Return the definition of the C2PA manifest: the input was opened and edited, by what."""
     model = record["model"]
     edited = {
         "action": "c2pa.edited",

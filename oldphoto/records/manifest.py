@@ -1,4 +1,5 @@
-"""What was done to each photo: JSON Lines that only ever grow, one line a photo, and how they are checked later.
+"""Write and check what was done to each photo: JSON Lines that only ever grow, one line a photo, and how they are
+checked later.
 
 The order on disk makes an interrupted run safe to go on with: a photo's line is written before its output takes its
 name. So an output without a line is somebody else's file, and a line without its output is a photo to do again. Where
@@ -139,7 +140,7 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all photos of a run have in common.
+    """The settings that all photos of a run have in common.
 
     weights: sha256 by net. provenance: outputs say in XMP what was done to them. signed: they carry a C2PA manifest.
     """
@@ -153,7 +154,7 @@ class Setting:
     signed: bool = False
 
     def choices(self) -> dict[str, Any]:
-        """What was chosen that shows in the output, as JSON gives it back: lists, no tuples."""
+        """Return the choices that show in the output, as JSON gives them back: lists, no tuples."""
         chosen = asdict(self.options) | {"provenance": self.provenance, "signed": self.signed}
         del chosen["max_memory"]
         return cast("dict[str, Any]", json.loads(json.dumps(chosen)))
@@ -161,7 +162,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Change:
-    """What `verify` found about one file of a manifest: it is missing, or its content is not what the line says."""
+    """A finding of `verify` about one file of a manifest: it is missing, or its content is not what the line says."""
 
     path: Path
     role: Role
@@ -311,7 +312,7 @@ def changes(record: Record) -> list[Change]:
 
 
 def difference(path: Path, facts: FileFacts) -> Difference | None:
-    """How a file differs from what was written down of it; None if it does not."""
+    """Return how a file differs from what was written down of it; None if it does not."""
     try:
         return None if hash_file(path) == facts["sha256"] else "changed"
     except FileNotFoundError:

@@ -157,7 +157,7 @@ def seen(record: Record, room: int) -> tuple[Record, Look | None]:
 
 
 class _Totals:
-    """What the top of the page says of all photos together."""
+    """The figures of all photos together, for the top of the page."""
 
     def __init__(self) -> None:
         self.photos = self.warned = self.faces = self.masks = 0
@@ -191,7 +191,7 @@ class _Totals:
             self.weights[item] = None
 
     def page(self, problem: str | None) -> dict[str, Any]:
-        """What the template needs."""
+        """Return the values that the template needs."""
         headline = f"{self.photos:,} {'photo' if self.photos == 1 else 'photos'}"
         there = {state: count for state, count in self.states.items() if count}
         if len(there) == 1:
@@ -339,7 +339,7 @@ def _day(text: str) -> str:
 
 
 def _link(path: str, folder: Path) -> str | None:
-    """Where a file is, seen from the page's folder; None on another drive."""
+    """Return the link to a file from the page's folder; None on another drive."""
     try:
         relative = os.path.relpath(path, folder)
     except ValueError:

@@ -1,4 +1,5 @@
-"""What an output says of itself: XMP that names the software and its weights, and how far the picture was made up.
+"""Write into an output's XMP what was done to it: XMP that names the software and its weights, and how far the picture
+was made up.
 
 The packet that the photo came with is kept and added to, element by element: nothing in it is written anew but what is
 ours. minidom, and not ElementTree, since it keeps prefixes and comments as they were.

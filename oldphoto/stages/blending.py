@@ -47,7 +47,7 @@ class Blending(Plain):
 
 @dataclass(frozen=True)
 class BlendConfig:
-    """How faces are blended.
+    """The settings by which faces are blended.
 
     feather: width of the soft edge on either side of its middle, as a share of the crop's side in the photo.
     feather_pixels: the same in photo pixels whatever the face's size; None takes `feather`.
@@ -204,7 +204,8 @@ def match_colours(face: Face, width: int, height: int, config: BlendConfig) -> F
 
 
 def soft_mask(face: Face, width: int, height: int, config: BlendConfig) -> tuple[Bounds, Floats]:
-    """How much of the face each photo pixel takes: the region, and (bottom - top, right - left) float32 in 0..1.
+    """Return the share that each photo pixel takes of the face: the region, and (bottom - top, right - left) float32 in
+    0..1.
 
     1 well inside the crop, 0 at its edge and outside; at the photo's own border there is no soft edge.
     """

@@ -67,7 +67,7 @@ class Rebuilding(Plain):
 
 
 def network(models: Models) -> Net:
-    """What rebuilds photos."""
+    """Return the network that rebuilds photos."""
     return cast("Net", models.net("rebuilder"))
 
 

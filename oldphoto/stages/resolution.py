@@ -1,4 +1,4 @@
-"""How many times larger a photo is than its detail: its native scale.
+"""Measure how many times larger a photo is than its detail: its native scale.
 
 An old photo has far fewer details than pixels: grain, blur and enlargement fill them. Shrunk by its native scale it is
 just sharp. What tells is how steep the strongest edges still are as they are softened more and more, and where the
@@ -80,7 +80,7 @@ class Resolution(Plain):
 
 
 def native_scale(pixels: Pixels, net: Estimator) -> float:
-    """How many times larger than its detail a photo, or a part of one, is: 1 for a sharp one, to
+    """Measure how many times larger than its detail a photo, or a part of one, is: 1 for a sharp one, to
     MOST_NATIVE_SCALE."""
     if min(pixels.shape[:2]) < LEAST_SIDE:
         return 1.0
@@ -90,8 +90,8 @@ def native_scale(pixels: Pixels, net: Estimator) -> float:
 
 
 class _Look(NamedTuple):
-    """What one square gives: steepness of its edges at each softening, for each of REFERENCES (N, SOFTENED); mean size
-    of each band in each cell (N, SOFTENED); power in each ring, of each tile (N, RINGS)."""
+    """The figures of one square: steepness of its edges at each softening, for each of REFERENCES (N, SOFTENED); mean
+    size of each band in each cell (N, SOFTENED); power in each ring, of each tile (N, RINGS)."""
 
     edges: tuple[Floats, Floats]
     bands: Floats
@@ -99,7 +99,7 @@ class _Look(NamedTuple):
 
 
 def figures(pixels: Pixels) -> Floats:
-    """What the network judges by: (FIGURES,). pixels: at least LEAST_SIDE on a side."""
+    """Return the figures by which the network judges: (FIGURES,). pixels: at least LEAST_SIDE on a side."""
     to_8_bits = np.float32(255.0 / np.iinfo(pixels.dtype).max)
     squares = _squares(*pixels.shape[:2])
     looks = [_look(luminance(np.asarray(pixels[part], np.float32) * to_8_bits)) for part in squares]
@@ -151,8 +151,8 @@ def _slopes(plane: Floats) -> tuple[Floats, Floats]:
 
 
 def _edges(slopes: list[tuple[Floats, Floats]], reference: int) -> Floats:
-    """How steep the edges are at each softening, in the direction in which they are steepest at the reference: (N,
-    SOFTENED). Edges are where no neighbour along that direction is steeper."""
+    """Measure how steep the edges are at each softening, in the direction in which they are steepest at the reference:
+    (N, SOFTENED). Edges are where no neighbour along that direction is steeper."""
     across, down = slopes[reference]
     steep = np.hypot(across, down)
     lying = np.abs(across) >= np.abs(down)
@@ -182,7 +182,7 @@ def _cells(plane: Floats) -> Floats:
 
 
 def _power(light: Floats) -> Floats:
-    """Of each tile, its mean power in each of RINGS: (N, RINGS)."""
+    """Return each tile's mean power in each of RINGS: (N, RINGS)."""
     down, across = light.shape[0] // TILE, light.shape[1] // TILE
     whole = light[: down * TILE, : across * TILE].reshape(down, TILE, across, TILE)
     tiles = whole.transpose(0, 2, 1, 3).reshape(-1, TILE, TILE)

@@ -1,4 +1,5 @@
-"""What a stage is: what it is asked before any work, what it changes, and what it says of it. Imports no torch."""
+"""Define what a stage is: what it is asked before any work, what it changes, and what it says of it. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ Clock = Literal["scratches", "translation", "rebuilding", "faces", "blending", "
 
 @dataclass(frozen=True)
 class Case:
-    """What is known of one photo before any work.
+    """The facts that are known of one photo before any work.
 
     options, models: the user's choices and the weight set. large: it takes the path for large photos. has_mask: the
     user brings a mask, so that no damage is looked for. width, height: pixels; depth: bits of a channel; both 0 where
@@ -50,7 +51,7 @@ class Case:
 
 @dataclass
 class State:
-    """What flows from stage to stage.
+    """The values that flow from stage to stage.
 
     seen: the photo as it came, in sRGB. pixels: what it has become so far. before: what translation was given, until
     the change is kept in part; None afterwards, since it is a copy as large as the photo. mask: what is repaired, or
@@ -73,7 +74,7 @@ class State:
 
     @property
     def holes(self) -> Mask | None:
-        """What networks still have to fill: the mask, until it is filled."""
+        """The holes that networks still have to fill: the mask, until it is filled."""
         return None if self.filled else self.mask
 
 
@@ -96,7 +97,7 @@ class Stage(Protocol):
         """The networks it needs for such a photo, and no others."""
 
     def copies(self, case: Case) -> int:
-        """How many copies of the photo it leaves in memory for the stages after it, beside `pixels`."""
+        """Return how many copies of the photo it leaves in memory for the stages after it, beside `pixels`."""
 
     def memory(self, case: Case, models: Models) -> int | None:
         """Bytes it takes while it runs, beside copies of the photo; None where translation takes more in any case."""
@@ -115,7 +116,7 @@ class Stage(Protocol):
 
 
 class Plain:
-    """What a stage answers that has nothing to say: every method of Stage but `run`."""
+    """The answers of a stage that has nothing to say: every method of Stage but `run`."""
 
     doing = without = ""
 

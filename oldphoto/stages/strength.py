@@ -1,4 +1,4 @@
-"""How much of what a network changed is kept, and how much sharper the result is made.
+"""Use a share of what a network changed, and sharpen the result.
 
 A network that mends noise also changes what needed no mending. The change is split into light and colour, and each into
 what is small, up to EDGE levels, and what goes beyond. Of each of the four a share is kept, between 0 and 1, one for
@@ -56,7 +56,7 @@ ALONE, ALONE_SIDE = 0.1, 33
 
 
 class ChangeUse(NamedTuple):
-    """How much is used of what a network changed.
+    """The shares that are used of what a network changed.
 
     shares: 0..1, of small and large changes of light, of small and large ones of colour. raised: how much is added of
     the result's three finest bands of light, finest first; 0 leaves them as they are. specks: whether large changes
@@ -118,7 +118,8 @@ def _judged_in(case: Case) -> bool:
 
 
 def given_use(case: Case, judge: Role, strength: float | None) -> ChangeUse | None:
-    """What to keep where it is not judged: the share that the user gives, or all where the set has no such judge."""
+    """Return the use of a change where it is not judged: the share that the user gives, or all where the set has no
+    such judge."""
     if strength is not None:
         return ChangeUse((strength, strength, strength, strength))
     return None if case.models.can(judge) else ALL
@@ -131,7 +132,7 @@ def words_for(shares: Sequence[float]) -> str:
 
 
 def estimate(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> ChangeUse:
-    """What to keep, and how much to sharpen.
+    """Judge how much of a change to use, and how much to sharpen.
 
     before, after: the photo as it came and as it was translated, of one shape and depth. mask: (H, W), True = damaged.
     """
@@ -195,13 +196,13 @@ def apply(before: Pixels, after: Pixels, mask: Mask | None, use: ChangeUse) -> P
 
 
 def _about(start: int, reach: int) -> tuple[slice, slice]:
-    """What some rows at once depend on that see `reach` rows far: those rows, and which of them they are themselves."""
+    """Return the slice of rows grown by `reach` on each side, and where the original rows lie inside it."""
     above = min(start, reach)
     return slice(start - above, start + ROWS_AT_ONCE + reach), slice(above, above + ROWS_AT_ONCE)
 
 
 def alone(before: Pixels, after: Pixels, mask: Mask | None, edge: float = EDGE) -> Mask:
-    """Where large changes of light, outside of the mask, are few: (H, W). Sees half of ALONE_SIDE far."""
+    """Find where large changes of light, outside of the mask, are few: (H, W). Sees half of ALONE_SIDE far."""
     light = luminance(np.asarray(after, np.float32) - np.asarray(before, np.float32))
     changed = np.abs(light) > edge
     large = (changed if mask is None else changed & ~mask).astype(np.uint8)
@@ -222,7 +223,7 @@ def lessened(change: Floats, use: ChangeUse, edge: float = EDGE, specks: Mask | 
 
 
 def raised(after: Floats, use: ChangeUse) -> Floats:
-    """What sharpening adds to the light of a photo (H, W, 3): (H, W)."""
+    """Return what sharpening adds to the light of a photo (H, W, 3): (H, W)."""
     bands = detail(luminance(after))
     return np.asarray(sum(much * band for much, band in zip(use.raised, bands, strict=True)), np.float32)
 
@@ -250,7 +251,8 @@ def repaired(mask: Mask) -> Floats:
 
 
 def figures(before: Floats, after: Floats, mask: Mask) -> Floats:
-    """What the network judges by: (FIGURES,) of a part of a photo as it came and as it was translated.
+    """Return the figures by which the network judges: (FIGURES,) of a part of a photo as it came and as it was
+    translated.
 
     before, after: (H, W, 3) in [0, 255], at least LEAST_SIDE on a side. mask: (H, W), True = left out; not all of it.
     """

@@ -50,7 +50,7 @@ def translation_nets(case: Case, models: Models) -> TranslationNets:
 
 
 def planned_translation(case: Case, models: Models, most: int, beside: int) -> TranslationPlan:
-    """How such a photo is translated, the process staying below `most` bytes; beside: see plan_translation."""
+    """Plan how such a photo is translated, the process staying below `most` bytes; beside: see plan_translation."""
     from oldphoto.models.translating import plan_translation
 
     size, depth = (case.height, case.width), 16 if case.converted else case.depth

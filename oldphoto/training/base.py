@@ -1,4 +1,5 @@
-"""What all training stages share: folders, recipes, samples of aged and damaged photos, networks before training."""
+"""Share what all training stages need: folders, recipes, samples of aged and damaged photos, networks before
+training."""
 
 from __future__ import annotations
 
@@ -58,9 +59,10 @@ LETTERING_MAPS = 1024
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the images lie: clean photos, real old photos, damage overlays by kind, clean faces; the file of points
-    placed by hand on some of the faces; and, where there are any, more photos in colour, labels of real damage, whose
-    photos' paths start from the folder that `labels` lies in, and the published networks that teach ours."""
+    """The folders in which the images lie: clean photos, real old photos, damage overlays by kind, clean faces; the
+    file of points placed by hand on some of the faces; and, where there are any, more photos in colour, labels of real
+    damage, whose photos' paths start from the folder that `labels` lies in, and the published networks that teach
+    ours."""
 
     clean: Path
     old: Path
@@ -85,7 +87,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how a stage trains.
+    """The length and settings of a stage's training.
 
     steps: optimiser steps; the rate rises over the first 200 and falls along a half cosine. batch: crops a step,
     of `size` pixels a side. rate: Adam's. seed: of weights and samples. smoothing: decay of the running mean of the
@@ -138,12 +140,12 @@ class Stage(ABC):
         return self.sample(count, side, self.fixed_dice())
 
     def fixed_dice(self) -> Dice:
-        """What `fixed` draws by."""
+        """Return the dice that `fixed` draws by."""
         return Dice.seeded(self.device, 7, self.recipe.seed, 0)
 
 
 class Aged(Stage):
-    """What most stages share: crops of clean photos and of people, aged, and damage laid on them.
+    """A stage as most are: crops of clean photos and of people, aged, and damage laid on them.
 
     damaged, lettered: shares of the samples that carry damage, and drawn lettering, which is none.
     """
@@ -176,7 +178,7 @@ class Aged(Stage):
         return torch.where(dice.some(count, GREY), ageing.grey(x), x), letters
 
     def aged(self, x: Tensor, dice: Dice) -> Tensor:
-        """What the years did to photos (N, 3, S, S) in [0, 1], but for damage."""
+        """Age photos (N, 3, S, S) in [0, 1] as years do, but for damage."""
         return ageing.wider_mixture(self.grain.laid(x, GRAINY, dice), dice)
 
     def hurt(self, x: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,8 @@ def low_resolution(photo: Image, rng: Generator) -> Image:
 
 
 def coarser(size: tuple[int, int], rng: Generator) -> tuple[tuple[int, int], int]:
-    """What low_resolution does to a photo of (width, height): the smaller size, and how it is enlarged again."""
+    """Return what low_resolution makes of a photo of (width, height): the smaller size, and how it is enlarged
+    again."""
     small = (max(1, round(size[0] * rng.uniform(0.5, 1.0))), max(1, round(size[1] * rng.uniform(0.5, 1.0))))
     return small, cv2.INTER_NEAREST if rng.random() < 0.5 else cv2.INTER_LINEAR
 

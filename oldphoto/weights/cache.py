@@ -1,4 +1,4 @@
-"""Where weight files lie on this machine, and which copies are right."""
+"""Find weight files on this machine, and tell which copies are right."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, 
 
 @dataclass(frozen=True)
 class Copy:
-    """What lies at one of the places where `file` is looked for; `found` is its sha256."""
+    """A file at one of the places where `file` is looked for; `found` is its sha256."""
 
     file: WeightFile
     path: Path

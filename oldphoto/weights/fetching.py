@@ -68,7 +68,7 @@ def fetch(file: WeightFile, progress: Progress | None, connect_timeout: float) -
 
 
 def instead_of(file: WeightFile) -> str:
-    """What does without a published file."""
+    """Return what does without a published file."""
     return "`--face-detector hog`" if file.net == CNN_DETECTOR else "`--model compact`"
 
 
@@ -108,7 +108,8 @@ def _urlopen(request: urllib.request.Request, timeout: float) -> HTTPResponse:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """What trusts the certificates that this system trusts: Python's own default finds none on some."""
+    """Return the context that trusts the certificates that this system trusts: Python's own default finds none on
+    some."""
     import truststore
 
     return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -22,7 +22,7 @@ from oldphoto.weights.lock import Progress, WeightFile, one_line, read_lock, uns
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one member of a folder or zip; `file` is None where the member is none of weights.lock's."""
+    """The outcome of one member of a folder or zip; `file` is None where the member is none of weights.lock's."""
 
     member: str
     outcome: Literal["imported", "present", "wrong", "unknown", "refused"]

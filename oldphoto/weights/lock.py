@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file can be had.
+    """A place where a file can be had.
 
     kind: "hub" (repo, revision, path), "zip" (url, member), "bz2" (url, and bytes and sha256 of the compressed file),
         "file" (url), or "python" (repo is the name of an installed package, path lies inside it).

@@ -1,4 +1,4 @@
-"""What says that something is a face: dlib's detector of frontal faces, or its network."""
+"""Load the detectors that tell faces from other things: dlib's detector of frontal faces, or its network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Search = Callable[[Pixels, float, Matrix], list[FoundFace]]
 
 @dataclass(frozen=True)
 class Detector:
-    """What says that something is a face.
+    """A detector that tells faces from other things.
 
     search: of a grey (H, W) uint8 picture, with the least score and the matrix picture -> photo, as `search` does it.
     pixels: of the copy of a whole photo that it sees, at most. sure_score: from which it is right; below, it looks

@@ -69,14 +69,14 @@ class FoundFace:
 
     @cached_property
     def middle(self) -> tuple[float, float]:
-        """Of the square, in photo pixels."""
+        """The middle (x, y) of the square, in photo pixels."""
         left, top, right, bottom = self.box
         x, y = self.frame[:2] @ [(left + right) / 2.0, (top + bottom) / 2.0, 1.0]
         return float(x), float(y)
 
     @cached_property
     def side(self) -> float:
-        """Of the square, in photo pixels."""
+        """The side of the square, in photo pixels."""
         left, top, right, bottom = self.box
         return max(right - left, bottom - top) * float(np.sqrt(abs(np.linalg.det(self.frame[:2, :2]))))
 

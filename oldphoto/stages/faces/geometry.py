@@ -1,4 +1,4 @@
-"""Where a crop lies in its photo, and pictures cut out, turned and reduced.
+"""Compute where a crop lies in its photo; cut out, turn and reduce pictures.
 
 Source of the alignment: Wan et al., TPAMI 2022 (five points, a fixed template, a least-squares similarity).
 """
@@ -171,7 +171,7 @@ def turned_by(picture: Pixels, degrees: int) -> tuple[Pixels, Matrix]:
 
 
 def cut_grey(picture: Pixels, matrix: Matrix, size: int) -> Pixels:
-    """As cut_out of a grey (H, W) picture, but its edge repeated outside: black would be one to the detector."""
+    """Cut out of a grey (H, W) picture, its edge repeated outside: black would be an edge to the detector."""
     shrink = shrink_for(matrix)
     left, top, right, bottom = bounds(matrix, size, picture.shape[1], picture.shape[0], margin=2 * shrink)
     if left >= right or top >= bottom:

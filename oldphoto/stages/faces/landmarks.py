@@ -1,4 +1,4 @@
-"""Where the eyes, the nose tip and the mouth corners of a face are."""
+"""Find the eyes, the nose tip and the mouth corners of a face."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Predictor:
             raise WeightsCorruptError(f"{path} gives {parts} landmarks, not 68")
 
     def find(self, pixels: Pixels, detection: FoundFace) -> Points:
-        """As Landmarks.find."""
+        """Find the points as Landmarks.find does."""
         points = self._look(pixels, detection)
         # Seen upright a second time, where the detector took a leaning face for an upright one.
         lean = lean_of(points, detection.frame)
@@ -114,7 +114,8 @@ class _Network:
         self._net = net
 
     def find(self, pixels: Pixels, detection: FoundFace) -> Points:
-        """As Landmarks.find: seen in the detector's square, then upright and in the square that the points ask for."""
+        """Find the points as Landmarks.find does: seen in the detector's square, then upright and in the square that
+        the points ask for."""
         points = self._look(pixels, detection)
         for _ in range(LANDMARK_LOOKS - 1):
             frame = detection.frame @ turn_about(lean_of(points, detection.frame), np.zeros(2))

@@ -1,4 +1,4 @@
-"""Where faces may be: the face finder's proposals for a whole photo, tiny faces too, in a fraction of a second.
+"""Propose where faces may be: the face finder's proposals for a whole photo, tiny faces too, in a fraction of a second.
 
 Of the faces of a photo it misses few; of its proposals many are none. What is one is for `faces` to say.
 """
@@ -123,7 +123,7 @@ def _answers(copy: NDArray[np.uint8], net: FaceFinder) -> NDArray[np.float32]:
 
 
 def _apart(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of (N, 5) places those that lie on no likelier one of much the same size, likeliest first, of no more than
+    """Keep of (N, 5) places those that lie on no likelier one of much the same size, likeliest first, at most
     MOST_PLACES."""
     places = places[np.argsort(-places[:, 4], kind="stable")][:MOST_PLACES]
     x, y, side = places[:, :3].T

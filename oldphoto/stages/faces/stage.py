@@ -95,7 +95,7 @@ def generator_role(case: Case) -> Role:
 
 
 def detector_for(options: Options, models: Models) -> Detector:
-    """What says that something is a face, with the networks of these models."""
+    """Return the detector that the options ask for, with the networks of these models."""
     finder = models.made("face_finder", load_finder)
     if options.face_detector == "cnn":
         return models.made("face_detector", lambda path: cnn_detector(path, finder))
