@@ -16,7 +16,8 @@ from torch import Tensor
 
 from oldphoto.models import mapping, streaming
 from oldphoto.models.mapping import Mapping, MappingConfig, NonLocal, PatchScale, attended, most_alike, rebuilt
-from oldphoto.models.streaming import Convolution, Moments, Streamed, Streams, rebuilt_from
+from oldphoto.models.streaming import Moments, Streamed, Streams
+from oldphoto.models.streaming_nodes import Convolution, rebuilt_from
 from oldphoto.models.translating import TranslationNets, translate_whole
 from oldphoto.models.vae import Vae, VaeConfig
 
