@@ -217,33 +217,33 @@ class NonLocal(nn.Module):
         self.out = Conv1x1(c, c)
         self.blocks = blocks(config.context_blocks, c, config.norm)
 
-    def keep_map(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """Weight of each cell as a key, and share of x it keeps: (N, 1, h, w) in [0, 1], 0 = damaged."""
-        keep = 1.0 - damaged_cells(mask, size)
-        return keep * F.interpolate(1.0 - mask, size=size, mode="nearest")
+    def soundness(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        """Weight of each cell as a key, and share of x that stays: (N, 1, h, w) in [0, 1], 0 = damaged."""
+        sound = 1.0 - damaged_cells(mask, size)
+        return sound * F.interpolate(1.0 - mask, size=size, mode="nearest")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: (N, C, h, w); mask: (N, 1, H, W) -> (N, C, h, w)."""
-        keep = self.keep_map(mask, (x.shape[2], x.shape[3]))
-        rebuilt: Tensor = self.out(self.attend(x, keep))
+        sound = self.soundness(mask, (x.shape[2], x.shape[3]))
+        rebuilt: Tensor = self.out(self.attend(x, sound))
         for block in self.blocks:
             rebuilt = block(rebuilt)
-        return keep * x + (1.0 - keep) * rebuilt
+        return sound * x + (1.0 - sound) * rebuilt
 
-    def attend(self, x: Tensor, keep: Tensor) -> Tensor:
+    def attend(self, x: Tensor, sound: Tensor) -> Tensor:
         """Softmax over all cells, damaged keys struck out, rows renormalised: (N, C, h, w) -> (N, C, h, w).
 
         Maps of more than 1.6 megapixels of photo look no further than attended() says.
         """
         if has_torch_function_unary(x):
-            streamed: Tensor = handle_torch_function(NonLocal.attend, (x,), self, x, keep)
+            streamed: Tensor = handle_torch_function(NonLocal.attend, (x,), self, x, sound)
             return streamed
         n, c, h, w = x.shape
         query, key, value = self.query(x), self.key(x), self.value(x)
         out = torch.empty_like(value)
         for own, region in attended(h, w):
             inside, near = own.slices, region.slices
-            seen = (each[near].flatten(2).transpose(1, 2) for each in (key, value, keep))  # (N, cells, ...)
+            seen = (each[near].flatten(2).transpose(1, 2) for each in (key, value, sound))  # (N, cells, ...)
             made = rebuilt(query[inside].flatten(2).transpose(1, 2), *seen)
             out[inside] = made.transpose(1, 2).reshape(n, c, own.bottom - own.top, own.right - own.left)
         return out

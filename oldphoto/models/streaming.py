@@ -263,14 +263,14 @@ def _moments(x: Streamed) -> tuple[Tensor, Tensor]:
     return found.mean.float(), (found.squares / found.count).float()
 
 
-def _attend(module: NonLocal, x: Streamed, keep: Tensor) -> Streamed:
+def _attend(module: NonLocal, x: Streamed, sound: Tensor) -> Streamed:
     if x.node.total_price():
         x.streams.walk(x)
     key, value = cast("Streamed", module.key(x)), cast("Streamed", module.value(x))
     for each in (key, value):
         x.streams.walk(each)
     query = cast("Streamed", module.query(x))
-    return Streamed(Attention(query.node, key.node, value.node, keep), x.streams)
+    return Streamed(Attention(query.node, key.node, value.node, sound), x.streams)
 
 
 def _compose(module: PatchScale, x: Streamed, damaged: Tensor) -> Streamed:

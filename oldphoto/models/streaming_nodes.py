@@ -252,9 +252,9 @@ class Attention(Node):
 
     price = reach = EVERYTHING
 
-    def __init__(self, query: Node, key: Node, value: Node, keep: Tensor) -> None:
+    def __init__(self, query: Node, key: Node, value: Node, sound: Tensor) -> None:
         super().__init__(value.channels, query.height, query.width, (query, key, value))
-        self.keep = keep
+        self.sound = sound
 
     def rows(self, top: int, bottom: int) -> Tensor:
         """(1, C, rows, W)."""
@@ -275,15 +275,15 @@ class Attention(Node):
             step = max(1, KEYS_AT_ONCE // (region.right - region.left))
             for top in range(region.top, region.bottom, step):
                 bottom = min(top + step, region.bottom)
-                key, value, keep = (
+                key, value, sound = (
                     rows[..., region.left : region.right].flatten(2)
                     for rows in (
                         self.inputs[1].rows(top, bottom),
                         self.inputs[2].rows(top, bottom),
-                        self.keep[:, :, top:bottom],
+                        self.sound[:, :, top:bottom],
                     )
                 )
-                yield key, value.transpose(1, 2), keep
+                yield key, value.transpose(1, 2), sound
 
         return rebuilt_from(query, blocks())
 

@@ -26,7 +26,7 @@ from oldphoto.models.blocks import in_bands, resized
 from oldphoto.models.mapping import PATCH_BLOCK, PATCH_MARGIN, PATCH_SIZES, Mapping, Region, attended_side
 from oldphoto.models.streaming import Streamed, Streams
 from oldphoto.models.tensors import Pixels, mask_to_tensor, mirrored, to_pixels, to_tensor
-from oldphoto.models.vae import STRIDE, Source, Vae
+from oldphoto.models.vae import STRIDE, Original, Vae
 
 # The least side the encoder's first reflection and two halvings can take.
 LEAST_SIDE = 16
@@ -130,22 +130,22 @@ def plan_translation(
 
     beside: bytes of what else will be held meanwhile, beside what the process holds now and the translated photo.
     The way does not change the result: strips equal the whole to rounding. Raises OutOfMemoryError, which says what
-    would do, if not even the thinnest strips fit, or if there is no room for the temporary files.
+    would do, if not even the thinnest strips fit, or if there is no spare for the temporary files.
     """
     height, width = _padded_size(size, nets)
     copy = height * width * 3 * depth // 8
     held = line.held() + beside + copy + (height * width * 10 if damaged else 0)
     if device.type == "cpu":
         held += winograd.memory(max(nets.mapping.config.channels))
-    room = int((limit - held) * GIVEN_OUT)
-    most_whole = min(room, MOST_WHOLE)
+    spare = int((limit - held) * GIVEN_OUT)
+    most_whole = min(spare, MOST_WHOLE)
     if device.type == "cuda":
         # Maps in one piece stay on the card; strips would carry each to the main memory and back.
         most_whole = int(torch.cuda.mem_get_info(device)[0] * GIVEN_OUT)
-        room = min(room, most_whole)
+        spare = min(spare, most_whole)
     if nets.bounded:
         tile = TILE
-        while _smaller(tile) > 3 * nets.reach and TILE_PIXEL * tile**2 > room:
+        while _smaller(tile) > 3 * nets.reach and TILE_PIXEL * tile**2 > spare:
             tile = _smaller(tile)
         sides = (min(side, tile) for side in (height, width))
         # Afterwards a copy is made where changes are kept in part, and again where faces are put in.
@@ -154,8 +154,8 @@ def plan_translation(
     whole = WHOLE_MAPS * dry.largest_map + (ATTENTION_MEMORY if damaged else 0)
     if whole <= most_whole:
         return TranslationPlan("whole", held + max(round(whole), copy))
-    strips = max(min(room // 3, MOST_STRIPS), dry.least_strip)
-    maps = room - strips - (ATTENTION_MEMORY if damaged else 0)
+    strips = max(min(spare // 3, MOST_STRIPS), dry.least_strip)
+    maps = spare - strips - (ATTENTION_MEMORY if damaged else 0)
     if maps < 0:
         least = held + int((dry.least_strip + (ATTENTION_MEMORY if damaged else 0)) / GIVEN_OUT)
         raise OutOfMemoryError(
@@ -169,7 +169,7 @@ def plan_translation(
         raise OutOfMemoryError(
             f"a photo of {size[1]} x {size[0]} pixels needs {gigabytes(dry.most_on_disk)} for temporary files, "
             f"and {folder} has {gigabytes(free)} free",
-            "point TMPDIR to a folder with more room, or give a higher --max-memory",
+            "point TMPDIR to a folder with more spare, or give a higher --max-memory",
         )
     return TranslationPlan("strips", limit - maps + dry.most_in_memory, dry.most_on_disk, strips, maps)
 
@@ -323,12 +323,12 @@ def translate_whole(x: Tensor, mask: Tensor | None, nets: TranslationNets, trust
     return nets.clean_vae.decode(latent, source_of(x, filled, mask, trusted))
 
 
-def source_of(x: Tensor, filled: Tensor, mask: Tensor | None, trusted: bool | Tensor) -> Source:
+def source_of(x: Tensor, filled: Tensor, mask: Tensor | None, trusted: bool | Tensor) -> Original:
     """Return what a decoder that refines photos is shown of them; arguments as of translate_whole."""
     holes = x.new_zeros(len(x), 1, *x.shape[2:]) if mask is None else mask
     if isinstance(trusted, Tensor):
-        return Source(filled, torch.where(trusted, filled, x), holes)
-    return Source(filled, filled if trusted else x, holes)
+        return Original(filled, torch.where(trusted, filled, x), holes)
+    return Original(filled, filled if trusted else x, holes)
 
 
 def translate_in_bands(
@@ -343,7 +343,7 @@ def translate_in_bands(
     encoder, decoder = nets.old_vae.encoder, nets.clean_vae.decoder
     source = source_of(x, _filled(x, mask, nets), mask, trusted)
 
-    def full(rows: slice) -> Source:
+    def full(rows: slice) -> Original:
         return source.part((..., slice(STRIDE * rows.start, STRIDE * rows.stop), slice(None)))
 
     def reduced(rows: slice) -> Tensor:

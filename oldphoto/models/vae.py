@@ -99,18 +99,18 @@ class Decoder(nn.Module):
             z = activate(normalise(conv(z), self.config.norm))
         return z, torch.tanh(self.head(reflect(z, 3)))
 
-    def forward(self, z: Tensor, source: Source | None = None) -> Tensor:
+    def forward(self, z: Tensor, source: Original | None = None) -> Tensor:
         """z: (N, C, h, w); source: of 4h x 4w, or None -> (N, 3, 4h, 4w), in [-1, 1] where nothing is refined."""
         return self.enlarge(self.blocks(z), source)
 
-    def enlarge(self, z: Tensor, source: Source | None) -> Tensor:
+    def enlarge(self, z: Tensor, source: Original | None) -> Tensor:
         """Run forward from behind the residual blocks."""
         features, painted = self.paint(z)
         return painted if self.refine is None or source is None else self.refine(features, painted, source)
 
 
 @dataclass(frozen=True)
-class Source:
+class Original:
     """The photo that a latent map came from, as a decoder that refines it needs it.
 
     filled: (N, 3, H, W), its holes filled. seen: (N, 3, H, W), what lay under a mask that may be mistaken; equal to
@@ -121,9 +121,9 @@ class Source:
     seen: Tensor
     mask: Tensor
 
-    def part(self, slices: tuple[EllipsisType, slice, slice]) -> Source:
+    def part(self, slices: tuple[EllipsisType, slice, slice]) -> Original:
         """Some rows and columns of the photo."""
-        return Source(self.filled[slices], self.seen[slices], self.mask[slices])
+        return Original(self.filled[slices], self.seen[slices], self.mask[slices])
 
 
 class Refine(nn.Module):
@@ -135,7 +135,7 @@ class Refine(nn.Module):
         self.conv2 = Conv3x3(config.refine, config.refine)
         self.last = Conv3x3(config.refine, 5)
 
-    def forward(self, features: Tensor, painted: Tensor, source: Source) -> Tensor:
+    def forward(self, features: Tensor, painted: Tensor, source: Original) -> Tensor:
         """features: (N, width, H, W); painted: (N, 3, H, W) -> (N, 3, H, W), not clipped."""
         seen = (source.filled, source.seen, source.mask)
         x = joined(features, painted, *(part.to(features.dtype) for part in seen))
@@ -164,7 +164,7 @@ class Vae(nn.Module):
         latent: Tensor = self.encoder(x, mask)
         return latent
 
-    def decode(self, z: Tensor, source: Source | None = None) -> Tensor:
+    def decode(self, z: Tensor, source: Original | None = None) -> Tensor:
         """Latents -> picture (N, 3, H, W).
 
         source: the photo the latents came from, for networks that refine it. Without a source, the picture is painted

@@ -128,18 +128,18 @@ def convolved(x: Tensor, kernel: Kernel, bias: Tensor | None, padding: tuple[int
     blocks = list(_blocks(n, out.shape[1], out.shape[2]))
     at_once = min(torch.get_num_threads(), len(blocks))
     tiles = max(block.tiles for block in blocks)
-    rooms = list(x.new_empty(at_once, 2, TILE**2 * tiles * max(kernel.sums.shape)))
+    scratch = list(x.new_empty(at_once, 2, TILE**2 * tiles * max(kernel.sums.shape)))
 
     def fill(block: _Block) -> None:
         with torch.inference_mode():
             target = out[block.images, block.rows, block.columns]
-            room = rooms.pop()
+            space = scratch.pop()
             strip = _around(cells, block, above, left, level)
-            whole = _products(strip, kernel.products, room)  # (images, rows, STEP, columns, STEP, O)
+            whole = _products(strip, kernel.products, space)  # (images, rows, STEP, columns, STEP, O)
             if target.shape[1] % STEP or target.shape[2] % STEP:
                 whole = whole.flatten(3, 4).flatten(1, 2)[:, : target.shape[1], : target.shape[2]]
             torch.add(whole, offset, out=target.view(whole.shape))
-            rooms.append(room)
+            scratch.append(space)
 
     each_alone(fill, blocks)
     return out.permute(0, 3, 1, 2)
@@ -147,8 +147,8 @@ def convolved(x: Tensor, kernel: Kernel, bias: Tensor | None, padding: tuple[int
 
 def memory(channels: int) -> int:
     """Bytes that a convolution from and to so many channels takes to work in."""
-    rooms = torch.get_num_threads() * 2 * TILE**2 * _at_once() * channels
-    return 4 * (rooms + TILE**2 * channels**2)
+    scratch = torch.get_num_threads() * 2 * TILE**2 * _at_once() * channels
+    return 4 * (scratch + TILE**2 * channels**2)
 
 
 def _at_once() -> int:
@@ -204,28 +204,28 @@ def _around(cells: Tensor, block: _Block, above: int, left: int, level: Tensor) 
     return strip
 
 
-def _products(strip: Tensor, kernel: Tensor, rooms: Tensor) -> Tensor:
-    """(images, 4 r + 2, 4 c + 2, I) -> (images, r, 4, c, 4, O), a view of `rooms`.
+def _products(strip: Tensor, kernel: Tensor, scratch: Tensor) -> Tensor:
+    """(images, 4 r + 2, 4 c + 2, I) -> (images, r, 4, c, 4, O), a view of `scratch`.
 
-    rooms: (2, any) to work in, from one to the other and back.
+    scratch: (2, any) to work in, from one to the other and back.
     """
     n, height, width, channels = strip.shape
     line, down, across = width * channels, height // STEP, width // STEP
     tile, back = _TILE.to(strip.dtype), _BACK.to(strip.dtype)
 
-    def room(which: int, *shape: int) -> Tensor:
-        return rooms[which, : math.prod(shape)].view(shape)
+    def part(which: int, *shape: int) -> Tensor:
+        return scratch[which, : math.prod(shape)].view(shape)
 
     lines = strip.as_strided((n, down, TILE, line), (height * line, STEP * line, line, 1)).flatten(0, 1)
-    half = torch.bmm(tile.expand(n * down, TILE, TILE), lines, out=room(0, n * down, TILE, line))
-    tiles = room(1, TILE, TILE, n * down, across, channels)
+    half = torch.bmm(tile.expand(n * down, TILE, TILE), lines, out=part(0, n * down, TILE, line))
+    tiles = part(1, TILE, TILE, n * down, across, channels)
     tiles[:] = half.as_strided(tiles.shape, (channels, line, TILE * line, STEP * channels, 1), half.storage_offset())
-    full = torch.mm(tile, tiles.view(TILE, -1), out=room(0, TILE, tiles[0].numel()))
+    full = torch.mm(tile, tiles.view(TILE, -1), out=part(0, TILE, tiles[0].numel()))
     product = torch.bmm(
-        full.view(TILE**2, -1, channels), kernel.mT, out=room(1, TILE**2, n * down * across, kernel.shape[1])
+        full.view(TILE**2, -1, channels), kernel.mT, out=part(1, TILE**2, n * down * across, kernel.shape[1])
     )
-    half = torch.mm(back, product.view(TILE, -1), out=room(0, STEP, product.numel() // TILE)).view(STEP, TILE, -1)
-    square = torch.bmm(back.expand(STEP, STEP, TILE), half, out=room(1, STEP, STEP, half.shape[2]))
+    half = torch.mm(back, product.view(TILE, -1), out=part(0, STEP, product.numel() // TILE)).view(STEP, TILE, -1)
+    square = torch.bmm(back.expand(STEP, STEP, TILE), half, out=part(1, STEP, STEP, half.shape[2]))
     return square.view(STEP, STEP, n, down, across, -1).permute(2, 3, 1, 4, 0, 5)
 
 

@@ -22,7 +22,7 @@ from oldphoto.models.rrdb import RRDBConfig, RRDBNet
 from oldphoto.models.scratch_unet import BlurPool, ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 from oldphoto.models.srvgg import SRVGGConfig, SRVGGNetCompact
-from oldphoto.models.vae import Source, Vae, VaeConfig
+from oldphoto.models.vae import Original, Vae, VaeConfig
 
 TINY = MappingConfig(latent_channels=4, channels=(6, 8), blocks=2, context_blocks=1)
 
@@ -63,7 +63,7 @@ def test_every_parameter_gets_a_gradient(config: Config) -> None:
     match net:
         case Vae():
             photo = torch.rand(2, 3, 64, 64)
-            source = Source(photo, 1.0 - photo, mask)
+            source = Original(photo, 1.0 - photo, mask)
             out = net.decode(net.encode(photo, mask if net.config.mask_input else None), source)
         case Mapping():
             out = net(torch.rand(2, 4, 16, 16), mask)
@@ -164,7 +164,7 @@ def test_a_refining_decoder_mixes_photo_and_painting_and_never_shuts_one_out() -
             )
             photo = seen_share * seen + (1.0 - seen_share) * filled
             mixed = share * photo + (1.0 - share) * painted
-            assert torch.allclose(vae.decode(latent, Source(filled, seen, seen[:, :1])), mixed, atol=1e-3)
+            assert torch.allclose(vae.decode(latent, Original(filled, seen, seen[:, :1])), mixed, atol=1e-3)
 
 
 def test_a_published_decoder_paints_the_whole_picture() -> None:
@@ -173,7 +173,7 @@ def test_a_published_decoder_paints_the_whole_picture() -> None:
     photo = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         painted = vae.decode(latent)
-        assert torch.equal(vae.decode(latent, Source(photo, photo, photo[:, :1])), painted)
+        assert torch.equal(vae.decode(latent, Original(photo, photo, photo[:, :1])), painted)
     assert float(painted.abs().max()) <= 1.0
 
 
