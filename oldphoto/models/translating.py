@@ -130,7 +130,7 @@ def plan_translation(
 
     beside: bytes of what else will be held meanwhile, beside what the process holds now and the translated photo.
     The way does not change the result: strips equal the whole to rounding. Raises OutOfMemoryError, which says what
-    would do, if not even the thinnest strips fit, or if there is no spare for the temporary files.
+    would do, if not even the thinnest strips fit, or if there is no room for the temporary files.
     """
     height, width = _padded_size(size, nets)
     copy = height * width * 3 * depth // 8
@@ -169,7 +169,7 @@ def plan_translation(
         raise OutOfMemoryError(
             f"a photo of {size[1]} x {size[0]} pixels needs {gigabytes(dry.most_on_disk)} for temporary files, "
             f"and {folder} has {gigabytes(free)} free",
-            "point TMPDIR to a folder with more spare, or give a higher --max-memory",
+            "point TMPDIR to a folder with more room, or give a higher --max-memory",
         )
     return TranslationPlan("strips", limit - maps + dry.most_in_memory, dry.most_on_disk, strips, maps)
 
