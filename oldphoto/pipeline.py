@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from oldphoto.models.loaded import Models
     from oldphoto.models.translating import TranslationPlan
+    from oldphoto.stages.changes import ChangeUse
     from oldphoto.stages.faces import Face
     from oldphoto.stages.fading import Tone
-    from oldphoto.stages.strength import ChangeUse
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from oldphoto.machine.disk import exists, open_file, sync
 from oldphoto.records.manifest import FaceFacts, FileFacts, Record, changes, last_lines
 from oldphoto.records.pictures import Look, look_at_files
 from oldphoto.stages import STAGES
-from oldphoto.stages.strength import words_for
+from oldphoto.stages.changes import words_for
 
 if TYPE_CHECKING:
     from jinja2.environment import TemplateModule

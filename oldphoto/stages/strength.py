@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from oldphoto.arrays import Floats, Mask, Pixels
 from oldphoto.files.colour import luminance
+from oldphoto.stages.changes import ALL, ChangeUse, words_for
 from oldphoto.stages.resolution import SHARP
 from oldphoto.stages.stage import Case, Clock, Plain, State
 from oldphoto.weights.sets import Role
@@ -53,22 +54,6 @@ RIM = 3
 # Large changes stand alone where less than this share of the pixels about them, in a square of that side, is changed
 # so: specks do, the hairs of a beard and the blades of turf do not.
 ALONE, ALONE_SIDE = 0.1, 33
-
-
-class ChangeUse(NamedTuple):
-    """The shares that are used of what a network changed.
-
-    shares: 0..1, of small and large changes of light, of small and large ones of colour. raised: how much is added of
-    the result's three finest bands of light, finest first; 0 leaves them as they are. specks: whether large changes
-    that stand alone are used in full.
-    """
-
-    shares: tuple[float, float, float, float]
-    raised: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    specks: bool = False
-
-
-ALL = ChangeUse((1.0, 1.0, 1.0, 1.0))
 
 
 class Strength(Plain):
@@ -123,12 +108,6 @@ def given_use(case: Case, judge: Role, strength: float | None) -> ChangeUse | No
     if strength is not None:
         return ChangeUse((strength, strength, strength, strength))
     return None if case.models.can(judge) else ALL
-
-
-def words_for(shares: Sequence[float]) -> str:
-    """Four shares of a ChangeUse, 0..1, for people."""
-    small, large, colour, more = (f"{share:.0%}" for share in shares)
-    return f"of small changes {small}, of large {large}; of colour {colour} and {more}"
 
 
 def estimate(before: Pixels, after: Pixels, mask: Mask | None, net: Estimator) -> ChangeUse:

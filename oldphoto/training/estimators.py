@@ -99,7 +99,7 @@ def _decibels(error: Tensor) -> float:
 
 class SharesStage(EstimatorStage):
     """How much of a network's changes to keep, and, where it `sharpens`, how much sharper to make the result; see
-    `strength.ChangeUse`."""
+    `changes.ChangeUse`."""
 
     first: tuple[float, ...] = (0.9, 0.9, 0.9, 0.9)
     harm: float

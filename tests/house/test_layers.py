@@ -111,7 +111,7 @@ def test_only_training_and_the_command_import_training(path: Path) -> None:
     uses = [name for name in own_imports(path) if name.startswith("training")]
     if floor(module) == "cli":
         eager = [name for node in at_import_time(ast.parse(path.read_text())) for name, _ in imports_of(node)]
-        assert not [name for name in eager if name.startswith("oldphoto.training")]
+        assert not [name for name in eager if name.startswith("oldphoto.training.")]  # the names of stages are light
     else:
         assert not uses
 

@@ -28,8 +28,8 @@ from oldphoto.records.manifest import Manifest, Record, Setting
 from oldphoto.records.premis import premis
 from oldphoto.records.report import write_report
 from oldphoto.runs import batch, planning
+from oldphoto.stages.changes import ChangeUse
 from oldphoto.stages.fading import Tone
-from oldphoto.stages.strength import ChangeUse
 from tests.restorations import negative_of
 
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64, "scratch_unet": "c" * 64}

@@ -23,7 +23,7 @@ from oldphoto.pipeline import Restoration
 from oldphoto.records.manifest import Setting
 from oldphoto.records.xmp import ENHANCED, GENERATED, Step, merged
 from oldphoto.runs import batch, planning
-from oldphoto.stages.strength import ChangeUse
+from oldphoto.stages.changes import ChangeUse
 
 EXIFTOOL = shutil.which("exiftool")
 STEP = Step("2026-01-31T12:00:00Z", "oldphoto 1", "weights <&> \u00fc")

@@ -37,7 +37,7 @@ from oldphoto.records.manifest import Record, Setting
 from oldphoto.runs import batch, planning
 from oldphoto.runs.batch import Outcome, Work
 from oldphoto.runs.planning import Naming, Plan, Planned
-from oldphoto.stages.strength import ChangeUse
+from oldphoto.stages.changes import ChangeUse
 from tests.pictures import png_chunk
 from tests.restorations import negative_of
 

@@ -19,6 +19,7 @@ from oldphoto import weights
 from oldphoto.errors import WeightsCorruptError
 from oldphoto.models.loading import build, save_compact
 from oldphoto.models.scratch_unet import ScratchUnetConfig
+from oldphoto.stages.changes import ChangeUse
 from oldphoto.stages.faces import Detector, Face, FoundFace, Landmarks, cnn_detector, detect_faces, draw_faces
 from oldphoto.stages.faces.detectors import search
 from oldphoto.stages.faces.enhancing import enhance_faces, find_faces
@@ -34,7 +35,6 @@ from oldphoto.stages.faces.geometry import (
     transform,
 )
 from oldphoto.stages.faces.proposals import Proposal
-from oldphoto.stages.strength import ChangeUse
 from oldphoto.training.landmarks import placed_points
 
 COMPACT_LANDMARKS = Path(oldphoto.__file__).parent / "compact" / "landmarks_5.safetensors"

@@ -23,7 +23,8 @@ from oldphoto.models.loading import load_compact
 from oldphoto.options import Options
 from oldphoto.pipeline import Restoration, restore
 from oldphoto.stages import strength
-from oldphoto.stages.strength import ALL, FIGURES, MOST, ChangeUse, apply, detail, estimate, figures, parts, repaired
+from oldphoto.stages.changes import ALL, ChangeUse
+from oldphoto.stages.strength import FIGURES, MOST, apply, detail, estimate, figures, parts, repaired
 from oldphoto.training import degrade
 from oldphoto.training.evaluate import Pixels8, psnr
 

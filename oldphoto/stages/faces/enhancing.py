@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from oldphoto.stages.changes import ALL, ChangeUse
 from oldphoto.stages.faces.face import Face, FoundFace, Levels
 from oldphoto.stages.faces.finding import detect_faces
 from oldphoto.stages.faces.geometry import Pixels, crop_matrix, cut_out
 from oldphoto.stages.faces.landmarks import Landmarks
-from oldphoto.stages.strength import ALL, ChangeUse
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     pass
 
 if TYPE_CHECKING:
-    from oldphoto.stages.strength import ChangeUse
+    from oldphoto.stages.changes import ChangeUse
 
 Levels = npt.NDArray[np.float32]
 

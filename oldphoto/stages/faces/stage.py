@@ -12,6 +12,7 @@ from oldphoto.arrays import Pixels
 from oldphoto.files.colour import eight_bits
 from oldphoto.machine import memory
 from oldphoto.options import Options
+from oldphoto.stages.changes import ALL, ChangeUse
 from oldphoto.stages.faces.detectors import Detector, cnn_detector, frontal_detector
 from oldphoto.stages.faces.enhancing import cut_faces, enhance_faces
 from oldphoto.stages.faces.face import Face
@@ -19,7 +20,7 @@ from oldphoto.stages.faces.finding import detect_faces, joined
 from oldphoto.stages.faces.landmarks import Landmarks
 from oldphoto.stages.faces.proposals import load_finder
 from oldphoto.stages.stage import Case, Clock, Plain, State
-from oldphoto.stages.strength import ALL, ChangeUse, estimate, given_use, lessened
+from oldphoto.stages.strength import estimate, given_use, lessened
 from oldphoto.weights.sets import Role
 
 if TYPE_CHECKING:
