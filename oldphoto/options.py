@@ -6,7 +6,7 @@ The command and the reference page are made from these declarations. Imports no 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
@@ -74,13 +74,14 @@ class Declared:
     flag: Flag
 
 
-@cache
 def declared(kind: Any) -> tuple[Declared, ...]:
     """The fields of a dataclass that have flags, in their order."""
-    return tuple(_declared(kind))
+    return _declared(kind)
 
 
-def _declared(kind: Any) -> Iterator[Declared]:
+@cache
+def _declared(kind: Any) -> tuple[Declared, ...]:
+    found = []
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         if get_origin(hints[field.name]) is not Annotated:
@@ -90,7 +91,8 @@ def _declared(kind: Any) -> Iterator[Declared]:
         optional = type(None) in get_args(own)
         bare = some[0] if optional else own
         choices = get_args(bare) if get_origin(bare) is Literal else ()
-        yield Declared(field.name, bare, optional, choices, field.default, flag)
+        found.append(Declared(field.name, bare, optional, choices, field.default, flag))
+    return tuple(found)
 
 
 def check_declared(chosen: Any) -> None:

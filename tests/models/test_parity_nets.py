@@ -83,7 +83,7 @@ def test_non_local_chain(case: str, shared: Path, published: PublishedNets) -> N
         latent = old.encode(tensor(golden["x"]))
         close(latent, golden["latent"], NETS)
         mask = tensor(golden["mask"])
-        keep = mapping.non_local.keep_map(mask, (latent.shape[2], latent.shape[3]))
+        keep = mapping.non_local.soundness(mask, (latent.shape[2], latent.shape[3]))
         close(keep, golden["keep"], 0.0)
         mapped = mapping(latent, mask)
         close(mapped, golden["mapped"], NON_LOCAL)

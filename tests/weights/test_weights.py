@@ -35,7 +35,7 @@ from oldphoto.errors import (
 )
 from oldphoto.options import Options
 from oldphoto.stages import needed_nets
-from oldphoto.weights import Source, WeightFile, fetching, obtaining
+from oldphoto.weights import Source, WeightFile, cache, fetching, obtaining
 from oldphoto.weights import lock as lock_of
 from oldphoto.weights.sets import SetName
 from tests.hub_server import COMMIT, HubServer
@@ -455,7 +455,7 @@ def test_slow_transfer_reports_bytes(hub: HubServer) -> None:
 def test_what_another_process_fetched_meanwhile_is_not_deleted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     path = weights.obtain(weight())
     requests = len(hub.gets(VAE))
-    really, asked = obtaining.verified, iter([True])
+    really, asked = cache.verified, iter([True])
     # The first look comes before the other's file.
     monkeypatch.setattr(obtaining, "verified", lambda copies: None if next(asked, False) else really(copies))
     assert weights.obtain(weight()) == path
