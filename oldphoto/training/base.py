@@ -61,8 +61,8 @@ LETTERING_MAPS = 1024
 class Folders:
     """The folders in which the images lie: clean photos, real old photos, damage overlays by kind, clean faces; the
     file of points placed by hand on some of the faces; and, where there are any, more photos in colour, labels of real
-    damage, whose photos' paths start from the folder that `labels` lies in, and the published networks that teach
-    ours."""
+    damage, whose photos' paths start from the folder that `labels` lies in, what was judged of the real old photos (see
+    read_judged), and the published networks that teach ours."""
 
     clean: Path
     old: Path
@@ -71,6 +71,7 @@ class Folders:
     landmarks: Path
     colour: Path
     labels: Path
+    judged: Path
     teachers: Path
 
     @staticmethod
@@ -81,7 +82,15 @@ class Folders:
         folders = [data / name for name in ("clean", "old", "damage", "faces", "colour")]
         clean, old, damage, faces, colour = (f / "train" if (f / "train").is_dir() else f for f in folders)
         return Folders(
-            clean, old, damage, faces, data / "landmarks189.json", colour, data / "labels", data / "teachers"
+            clean,
+            old,
+            damage,
+            faces,
+            data / "landmarks189.json",
+            colour,
+            data / "labels",
+            data / "judged",
+            data / "teachers",
         )
 
 

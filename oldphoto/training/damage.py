@@ -19,7 +19,7 @@ from oldphoto.models.damage_net import DamageNet, DamageNetConfig
 from oldphoto.training import wear
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import Folders, Recipe, Stage
-from oldphoto.training.data import overlays, read_photos
+from oldphoto.training.data import overlays, read_judged, read_photos
 from oldphoto.training.labels import Labelled, LabelScore, grown, read_labels
 from oldphoto.training.lettering import lettering
 from oldphoto.training.wear import Bytes, Generator, Image, Wear
@@ -28,11 +28,11 @@ LAYERS = 6000  # drawn layers that are kept, and laid on in ever new ways
 OVERLAYS = 800  # of them from the overlays of real film damage
 LETTERINGS = 600
 # Shares of a batch: photos with drawn damage, without any, and labelled real ones.
-REAL, SOUND = 0.3, 0.2
-# A pixel of a real old photo on which damage was drawn may be damaged besides: it says less about what is sound.
-DOUBTFUL = 0.25
+REAL, SOUND = 0.4, 0.2
+# Levels of a judged map: above the first damaged, up to the second sound, between the two not asked.
+DAMAGED, SOUND_BELOW = 192, 64
 # Labelled photos that are never trained on: paths that begin so.
-KEPT_OUT = ("old/test", "eval")
+KEPT_OUT = ("eval",)
 # Damage is asked for where it changes this many levels of 255, and more than the photo's own grain: what nobody can see
 # teaches a network to doubt. Stains, which are soft and large, must change twice as much.
 VISIBLE = 6.0
@@ -223,7 +223,7 @@ class DamageStage(Stage):
         if folders.colour.is_dir():
             clean += read_photos(folders.colour, 608, side)
         self.photos = clean + read_photos(folders.faces, 608, 200)
-        self.old = read_photos(folders.old, 900, side)
+        self.old = read_judged(folders.old, folders.judged, 900, side)
         rng = np.random.default_rng([5, recipe.seed])
         self.layers = [wear.drawn(side, rng) for _ in range(LAYERS - OVERLAYS)]
         film = [one for kind, files in overlays(folders.damage).items() if kind != "paper_tiles" for one in files]
@@ -259,13 +259,16 @@ class DamageStage(Stage):
         }
 
     def _drawn(self, side: int, rng: Generator, *, damaged: bool) -> tuple[Image, Image, Image]:
-        old = rng.random() < 0.25
-        source = self.old if old else self.photos
-        x = crop(source[rng.integers(len(source))], side, rng)
+        old = rng.random() < 0.5
+        found = None
         if old:
+            photo, judged = self.old[rng.integers(len(self.old))]
+            around = np.dstack([photo, judged])
+            part = crop(around, side, rng)
+            x, found = np.ascontiguousarray(part[..., :3]), part[..., 3]
             x = _tone(x, rng) if rng.random() < 0.4 else x
         else:
-            x = _tone(x, rng)
+            x = _tone(crop(self.photos[rng.integers(len(self.photos))], side, rng), rng)
             if rng.random() < 0.6:
                 x = _blur(x, rng.uniform(0.3, 2.2))
             x = x + _grain(x.shape[:2], rng, 14.0)
@@ -288,7 +291,12 @@ class DamageStage(Stage):
         least = np.maximum(VISIBLE, _roughness(x))
         seen = ((hidden > 0.15) & (change > least)) | ((stain > 0.4) & (change > 2.0 * least))
         faint = ((hidden > 0.06) | (stain > 0.1) | (change > VISIBLE)) & ~seen
-        mask, weight = _asked(seen, faint, np.float32(DOUBTFUL if old else 1.0))
+        mask, weight = _asked(seen, faint, np.float32(1.0))
+        if found is not None:
+            mask, weight = (
+                np.maximum(mask, _f32(found > DAMAGED)),
+                np.where((found > SOUND_BELOW) & (found <= DAMAGED) & (mask == 0), np.float32(0.0), weight),
+            )
         return _scan(_blur(y, soft), rng), mask, weight
 
     def _labelled(self, side: int, rng: Generator) -> tuple[Image, Image, Image]:

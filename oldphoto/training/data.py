@@ -54,6 +54,34 @@ def read_photos(folder: Path, short_side: int = 608, least: int = 256) -> list[P
     return photos
 
 
+def read_judged(folder: Path, judged: Path, short_side: int, least: int) -> list[tuple[Pixels, Pixels]]:
+    """The photos of a folder as `read_photos` gives them, each with what was judged of it, (H, W) uint8.
+
+    judged: folder of grey pictures NAME.png: 0 sound, 255 damaged, 128 not known. A photo without one is not known at
+    all. Raises NoInputError where there is no photo.
+    """
+    pairs = []
+    for file in image_files(folder):
+        with PillowImage.open(file) as image:
+            rgb = image.convert("RGB")
+        if min(rgb.size) < least:
+            continue
+        known = judged / f"{file.stem}.png"
+        levels = PillowImage.new("L", rgb.size, 128)
+        if known.is_file():
+            with PillowImage.open(known) as image:
+                levels = image.convert("L")
+        if min(rgb.size) > short_side:
+            f = short_side / min(rgb.size)
+            rgb = rgb.resize((round(rgb.width * f), round(rgb.height * f)), PillowImage.Resampling.LANCZOS)
+        if levels.size != rgb.size:
+            levels = levels.resize(rgb.size, PillowImage.Resampling.BILINEAR)
+        pairs.append((np.asarray(rgb), np.asarray(levels)))
+    if not pairs:
+        raise NoInputError(f"{folder}: no photo of at least {least} x {least} pixels")
+    return pairs
+
+
 class Photos:
     """Photos on the device, as one run of pixels, from which crops of a batch are gathered at once.
 
