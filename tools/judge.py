@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from oldphoto.models.loading import load_compact
+from oldphoto.models.loading import load_compact, placed
 from oldphoto.training.damage import probability
 from oldphoto.training.data import image_files
 
@@ -42,7 +42,7 @@ def pieces_of(levels: Bytes) -> NDArray[np.int32]:
 def look(net: Path, photos: Path, out: Path) -> int:
     """Write sheets of the pieces that a network finds on the photos of a folder; returns how many these are."""
     out.mkdir(parents=True, exist_ok=True)
-    detector = load_compact(net).eval().to(memory_format=torch.channels_last)
+    detector = placed(load_compact(net).eval(), torch.device("cpu"))
     found: list[tuple[str, int]] = []
     cells: list[Bytes] = []
     for file in image_files(photos):
