@@ -15,7 +15,6 @@ LONGER: dict[str, tuple[int, int]] = {
     "runs.batch.restore_file": (135, 8),
     "runs.batch.restored": (70, 0),
     "runs.batch.run": (90, 9),
-    "runs.planning.plan": (100, 15),
     "runs.ray_cluster.run": (69, 9),
 }
 

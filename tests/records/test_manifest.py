@@ -89,7 +89,7 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     draw(folder / "masks/a.png")
     draw(folder / "masks/b.png")
     with Manifest(folder / "out/run.jsonl") as kept:
-        run(folder, kept.append, masks=folder / "masks", save_masks=folder / "saved")
+        run(folder, kept.append, masks=folder / "masks", beside=planning.Beside(save_masks=folder / "saved"))
     first, second = lines(folder / "out/run.jsonl")
     assert first["input"] == {
         "path": str(folder / "in/a.jpg"),

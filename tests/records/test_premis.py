@@ -17,6 +17,7 @@ from oldphoto.records import manifest
 from oldphoto.records.manifest import Manifest
 from oldphoto.records.premis import premis
 from oldphoto.runs import batch
+from oldphoto.runs.planning import Beside
 from tests.runs.test_resume import draw, make_plan, negative, setting
 
 NS = {"p": "http://www.loc.gov/premis/v3"}
@@ -71,7 +72,7 @@ def log(tmp_path: Path) -> Path:
         draw(tmp_path / "masks" / name)
     (tmp_path / "in/bad\x1b.png").write_bytes(b"no photo")
     (tmp_path / "masks/bad\x1b.png").write_bytes(b"no mask")
-    plan = make_plan(tmp_path, masks=tmp_path / "masks", save_masks=tmp_path / "out/masks")
+    plan = make_plan(tmp_path, masks=tmp_path / "masks", beside=Beside(save_masks=tmp_path / "out/masks"))
     with Manifest(tmp_path / "out/run.jsonl") as kept:
         batch.run(plan.photos, lambda: batch.Work(negative, setting()), keep=kept.append)
     return tmp_path / "out/run.jsonl"

@@ -203,7 +203,7 @@ def test_outputs_and_masks_below_the_input_are_not_searched(album: Path) -> None
         str(album / "in/restored"),
         recursive=True,
         existing="overwrite",
-        save_masks=album / "in/masks",
+        beside=planning.Beside(save_masks=album / "in/masks"),
     )
     assert list(pairs(plan, album)) == ["in/a.jpg", "in/b.PNG", "in/sub/c.tif"]
 
@@ -248,7 +248,9 @@ def test_one_stem_with_two_suffixes_is_two_photos(tmp_path: Path) -> None:
     assert run(plan).exit_code == ExitCode.DONE
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a.png"]
     with pytest.raises(RefusedOverwriteError, match=r"would both become .*masks.a\.png"):
-        planning.plan([str(tmp_path / "in")], str(tmp_path / "new"), save_masks=tmp_path / "masks")
+        planning.plan(
+            [str(tmp_path / "in")], str(tmp_path / "new"), beside=planning.Beside(save_masks=tmp_path / "masks")
+        )
 
 
 @pytest.mark.parametrize("existing", ["refuse", "skip", "overwrite"])
@@ -268,7 +270,7 @@ def test_a_mask_given_is_an_input_too(album: Path) -> None:
             str(album / "out"),
             existing="overwrite",
             masks=album / "masks",
-            save_masks=album / "masks",
+            beside=planning.Beside(save_masks=album / "masks"),
         )
 
 
@@ -287,7 +289,9 @@ def test_existing_outputs_are_refused_skipped_or_overwritten(album: Path) -> Non
 
 def test_planning_touches_nothing(album: Path) -> None:
     before = sorted(album.rglob("*"))
-    planning.plan([str(album / "in")], str(album / "out"), recursive=True, save_masks=album / "masks")
+    planning.plan(
+        [str(album / "in")], str(album / "out"), recursive=True, beside=planning.Beside(save_masks=album / "masks")
+    )
     assert sorted(album.rglob("*")) == before
 
 
@@ -343,7 +347,10 @@ def test_the_mask_reaches_the_restorer_and_is_written_first(tmp_path: Path) -> N
     draw(tmp_path / "a.png", size=(4, 2))
     Image.fromarray(np.array([[255, 0, 0, 0], [0, 0, 0, 200]], np.uint8)).save(tmp_path / "mask.png")
     plan = planning.plan(
-        [str(tmp_path / "a.png")], str(tmp_path / "out"), masks=tmp_path / "mask.png", save_masks=tmp_path / "saved"
+        [str(tmp_path / "a.png")],
+        str(tmp_path / "out"),
+        masks=tmp_path / "mask.png",
+        beside=planning.Beside(save_masks=tmp_path / "saved"),
     )
     assert run(plan).exit_code == ExitCode.DONE
     with Image.open(tmp_path / "saved/a.png") as saved:
@@ -597,7 +604,10 @@ def test_face_crops_have_names_of_their_own(tmp_path: Path) -> None:
     draw(tmp_path / "in/a.png")
     draw(tmp_path / "in/sub/a.jpg")
     plan = planning.plan(
-        [str(tmp_path / "in")], str(tmp_path / "out"), recursive=True, save_faces=tmp_path / "in" / "faces"
+        [str(tmp_path / "in")],
+        str(tmp_path / "out"),
+        recursive=True,
+        beside=planning.Beside(save_faces=tmp_path / "in" / "faces"),
     )
     assert run(plan, with_faces).exit_code is ExitCode.DONE
     crops = {path.relative_to(tmp_path / "in/faces").as_posix() for path in (tmp_path / "in/faces").rglob("*.png")}
@@ -611,7 +621,7 @@ def test_face_crops_have_names_of_their_own(tmp_path: Path) -> None:
         [str(tmp_path / "in")],
         str(tmp_path / "out"),
         recursive=True,
-        save_faces=tmp_path / "in/faces",
+        beside=planning.Beside(save_faces=tmp_path / "in/faces"),
         existing="overwrite",
     )
     assert len(again.photos) == 3
@@ -619,7 +629,9 @@ def test_face_crops_have_names_of_their_own(tmp_path: Path) -> None:
 
 def test_face_crops_of_an_earlier_run_are_refused_or_replaced(album: Path) -> None:
     def plan(out: str, existing: planning.Existing = "refuse") -> Plan:
-        return planning.plan([str(album / "in")], str(album / out), save_faces=album / "faces", existing=existing)
+        return planning.plan(
+            [str(album / "in")], str(album / out), beside=planning.Beside(save_faces=album / "faces"), existing=existing
+        )
 
     run(plan("out"), with_faces)
     with pytest.raises(RefusedOverwriteError, match=r"a\.jpg\.face1\.after\.png exists \(and 3 more\)"):
@@ -631,9 +643,19 @@ def test_a_face_crop_never_replaces_an_input_or_an_output(tmp_path: Path) -> Non
     draw(tmp_path / "in/a.jpg")
     draw(tmp_path / "in/a.jpg.face1.before.png")
     with pytest.raises(RefusedOverwriteError, match="never overwritten"):
-        planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "in", existing="overwrite")
+        planning.plan(
+            [str(tmp_path / "in")],
+            str(tmp_path / "out"),
+            beside=planning.Beside(save_faces=tmp_path / "in"),
+            existing="overwrite",
+        )
     with pytest.raises(RefusedOverwriteError, match="may also become a face crop"):
-        planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_faces=tmp_path / "out", existing="overwrite")
+        planning.plan(
+            [str(tmp_path / "in")],
+            str(tmp_path / "out"),
+            beside=planning.Beside(save_faces=tmp_path / "out"),
+            existing="overwrite",
+        )
 
 
 # ---- files of several pages ----
@@ -657,7 +679,9 @@ def test_every_page_is_restored(tmp_path: Path) -> None:
         seen.append((photo.width, photo.height))
         return negative(photo, photo.pixels[..., 1] > 5)
 
-    plan = planning.plan([str(tmp_path / "in")], str(tmp_path / "out"), save_masks=tmp_path / "masks")
+    plan = planning.plan(
+        [str(tmp_path / "in")], str(tmp_path / "out"), beside=planning.Beside(save_masks=tmp_path / "masks")
+    )
     (outcome,) = run(plan, restore).outcomes
     assert outcome.error is None
     assert tuple(seen) == SIZES

@@ -103,7 +103,9 @@ def odd_things(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("save", [False, True])
 def test_what_is_no_photo_costs_itself_and_keeps_nobody_waiting(folder: Path, save: bool) -> None:
     expected = odd_things(folder / "in")
-    plan = planning.plan([str(folder / "in")], str(folder / "out"), save_masks=folder / "masks" if save else None)
+    plan = planning.plan(
+        [str(folder / "in")], str(folder / "out"), beside=planning.Beside(save_masks=folder / "masks" if save else None)
+    )
     planning.large_or_not(plan.photos, Options())
     summary = run(plan)
     assert summary.exit_code == 4
