@@ -47,7 +47,7 @@ datetime.datetime = Stopped
 OF_THE_RUN = ("seconds", "peak_memory_bytes", "peak_device_memory_bytes")
 HELP = [
     *([], ["restore"], ["verify"], ["premis"], ["faces"], ["report"], ["doctor"], ["bench"], ["train"], ["evaluate"]),
-    *(["degrade"], ["weights"], ["weights", "list"], ["weights", "fetch"], ["weights", "verify"]),
+    *(["degrade"], ["weights"], ["weights", "list"], ["weights", "download"], ["weights", "verify"]),
     *(["weights", "path"], ["weights", "import"], ["weights", "remove"]),
 ]
 
@@ -111,7 +111,7 @@ def cases() -> Iterator[Case]:
             restore,
             ("verify", log),
             ("premis", log),
-            ("report", log, "second.html"),
+            ("report", log, "-o", "second.html"),
             ("restore", "in/a.jpg", "in/face.webp", *again),
             (
                 "restore",
