@@ -81,8 +81,7 @@ class TranslationNets:
 
     @property
     def multiple(self) -> int:
-        """The number that the photo's sides have to be multiples of: whole cells, or whole patches of the largest
-        size."""
+        """The number that the photo's sides are multiples of: whole cells, or whole patches of the largest size."""
         return STRIDE * max(PATCH_SIZES) if self.mapping.config.context == "patches" else STRIDE
 
 
@@ -284,8 +283,7 @@ def _by_strips(
 
 
 def _by_tiles(photo: _Padded, nets: TranslationNets, trusted: bool, tile: int) -> Pixels:
-    """Translate tile by tile, as translate_whole does in one piece; networks that are not bounded have the whole photo
-    for a tile."""
+    """Translate tile by tile, as translate_whole does at once; for unbounded networks the whole photo is a tile."""
     out = np.empty_like(photo.pixels)
     halo, everything = nets.reach, Region(0, photo.height, 0, photo.width)
     for top, bottom in _tiles(photo.height, tile, halo):
