@@ -77,20 +77,32 @@ def plan(
             mask, problem = _mask_for(source, folder, masks, alone=single)
         target = out if to_file else out / folder / naming.name(source, number)
         photos.append(_planned(source, folder, target, mask, problem or _unwritable(target), beside, existing))
-    refused = collisions(photos, own or {})
-    if service:
-        photos = [replace(photo, problem=photo.problem or refused.get(photo)) for photo in photos]
-    elif refused:
-        raise next(iter(refused.values()))
+    photos = _without_collisions(photos, own or {}, service=service)
     if shard is not None:
         photos = [photo for photo in photos if shard.holds(Path() if to_file else photo.target.relative_to(out))]
-    skipped: list[Planned] = []
-    if existing == "refuse":
-        refuse_existing(photos, records or {})
-    elif existing == "skip":
-        skipped = [photo for photo in photos if photo.problem is None and os.path.lexists(photo.target)]
-        photos = [photo for photo in photos if photo.problem is not None or not os.path.lexists(photo.target)]
+    photos, skipped = _still_to_do(photos, existing, records or {})
     return Plan(tuple(photos), tuple(skipped), ignored, single, notes)
+
+
+def _without_collisions(photos: list[Planned], own: Mapping[Path, str], *, service: bool) -> list[Planned]:
+    """Raise what collides, or where the run is a service, make it the problem of its photo."""
+    refused = collisions(photos, own)
+    if refused and not service:
+        raise next(iter(refused.values()))
+    return [replace(photo, problem=photo.problem or refused.get(photo)) for photo in photos]
+
+
+def _still_to_do(
+    photos: list[Planned], existing: Existing, records: Mapping[Path, Record]
+) -> tuple[list[Planned], list[Planned]]:
+    """Part the photos into those to restore and those to skip, since their output exists. Raises as plan does."""
+    if existing == "refuse":
+        refuse_existing(photos, records)
+    if existing != "skip":
+        return photos, []
+    there = [photo.problem is None and os.path.lexists(photo.target) for photo in photos]
+    waiting = [photo for photo, is_there in zip(photos, there, strict=True) if not is_there]
+    return waiting, [photo for photo, is_there in zip(photos, there, strict=True) if is_there]
 
 
 def _check_output(out: Path, naming: Naming | None, *, to_file: bool) -> None:
