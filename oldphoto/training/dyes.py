@@ -1,16 +1,18 @@
 """How colour prints, slides and black-and-white prints fade: a model of dyes, stain, fog and printing light.
 
-A print is three dyes on white paper. Each absorbs mainly one of red, green and blue, and a little of the others, so that
-densities are linear in the amounts of dye (Gschwind and Frey, Journal of Imaging Science and Technology 38 (6), 1994,
-from which the reconstruction of faded photographs by a matrix of densities comes, too). Fading takes a share of each dye:
+A print is three dyes on white paper. Each absorbs mainly one of red, green and blue, and a little of the others, so
+that densities are linear in the amounts of dye: faded photographs can be set right by a matrix of densities (Gschwind
+and Frey, Electronic Imaging, a Tool for the Reconstruction of Faded Color Photographs, Journal of Imaging Science and
+Technology 38 (6), 1994). Fading takes a share of each dye. Which, is told by Wilhelm and Brower (The Permanence and
+Care of Color Photographs, 1993); the ranges are ours, so that what they describe comes out:
 
-- In the dark, chromogenic prints of about 1955 to 1985 lose cyan first, then yellow: they turn red and orange. In light they
-  lose magenta first: they turn green and blue (Wilhelm and Brower, The Permanence and Care of Color Photographs, 1993,
-  chapters 2 and 5). What is lost is a larger share of low densities than of high ones.
-- Prints of the 1940s and 50s turn yellow from couplers left in them; their dyes are pale in all colours (ibid., chapter 1).
+- In the dark, chromogenic prints of about 1955 to 1985 lose cyan first, then yellow: they turn red and orange. In light
+  they lose magenta first: they turn green and blue. Of low densities a larger share is lost than of high ones.
+- Prints of the 1940s and 50s turn yellow from couplers left in them, and their dyes are pale in all colours.
 - Slides of the 1950s and 60s lose cyan and yellow and look magenta; screen plates (autochromes) have yellow varnish.
-- Base and gelatine yellow (stain: density in blue, half of it or less in green), and scanning a veiled or silvered surface
-  adds light (fog). ISO 18909:2022 measures the same: loss of each dye from a density of 1, and the increase of the minimum.
+- Base and gelatine yellow (stain: density in blue, half of it or less in green). The standard on image stability
+  (ISO 18909) measures the same two: what is lost of each dye, and how the minimum density rises.
+- Fog: light that a veiled or silvered surface adds as it is scanned.
 - Prints were balanced by eye, and are scanned by machines that stretch levels: printing light, the scanner's levels.
 
 Silver and albumen prints lose contrast, lights first, and yellow (Reilly, Care and Identification of 19th-Century
@@ -31,16 +33,9 @@ from torch import Tensor
 from oldphoto.training.ageing import Dice
 
 # What cyan, magenta and yellow dye (columns) absorb of red, green and blue (rows): main absorptions 1, the others as
-# typical of chromogenic paper (Hunt, The Reproduction of Colour, 6th edition, 2004, chapter 15), +- a third in a draw.
+# is typical of chromogenic paper, a third more or less in a draw.
 ABSORPTION = np.array([[1.0, 0.10, 0.01], [0.25, 1.0, 0.09], [0.10, 0.22, 1.0]])
 DARKEST = 0.003  # of light: no print is blacker
-
-
-class Faded(NamedTuple):
-    """old: as they came down to us. truth: as they were printed."""
-
-    old: Tensor
-    truth: Tensor
 
 
 def light(x: Tensor) -> Tensor:
