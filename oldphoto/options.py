@@ -137,7 +137,8 @@ class Options:
     scratch_threshold: probability in 0..1 from which a pixel counts as scratched; None takes the set's own figure.
     only_damaged: repair scratches and change nothing else: pixels outside the mask stay as they are, faces too.
     tone_strength: share, 0..1, of the fading to undo: 1 gives a photo the contrast and colours that its like have, 0
-        leaves tone alone; None undoes what has likely faded, and with the published networks nothing.
+        leaves tone alone; None undoes it where a photo has plainly faded, but not with the published networks, nor
+        where the look is faithful.
     strength: share, 0..1, of the changes to keep outside of damage; None takes what the compact set judges right for
         each photo, and all with the published networks.
     face_strength: share, 0..1, of each face's enhancement; None takes what the compact set judges right for each face,
@@ -228,7 +229,8 @@ class Options:
         float | None,
         share(
             Panel.LOOK,
-            "How much fading is undone: 0 none, 1 all; by default what has likely faded, photo by photo.",
+            "How much fading is undone: 0 none, 1 all; by default all, where a photo has plainly faded, "
+            "but none in the faithful look.",
             after="strength",
         ),
     ] = None
@@ -315,8 +317,10 @@ class Options:
         return self.enhances_faces and chosen and side >= self.min_face
 
     def restores_tone(self, *, unasked: bool) -> bool:
-        """Whether fading is undone. unasked: where the user does not say how much of it, too."""
-        wanted = unasked if self.tone_strength is None else self.tone_strength > 0.0
+        """Whether fading is undone. unasked: where the user does not say how much of it, too, unless the look is to be
+        faithful."""
+        faithful = self.look == "faithful"
+        wanted = unasked and not faithful if self.tone_strength is None else self.tone_strength > 0.0
         return wanted and not self.only_damaged
 
     @property

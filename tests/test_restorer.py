@@ -58,9 +58,9 @@ def test_without_options_there_is_every_network_of_the_set(name: SetName, monkey
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
-        (Options(look="faithful", faces=False), "tone"),
-        (Options(look="faithful", faces=False, tone_strength=0.0), "restraint"),
-        (Options(look="faithful", tone_strength=0.0, strength=1.0), "face_generator"),
+        (Options(look="faithful", faces=False, tone_strength=0.5), "tone"),
+        (Options(look="faithful", faces=False), "restraint"),
+        (Options(look="faithful", strength=1.0), "face_generator"),
         (Options(look="faithful", with_scratch=True, faces=False), "damage_net"),
     ],
 )

@@ -1,6 +1,7 @@
 """A few numbers about a photo from a list of figures measured on it: two small layers. Ours.
 
-Serves `tone` (how a photo has faded) and `restraint` (how much of a repair to keep), each with figures of its own.
+Serves `restraint` (how much of a repair to keep) and `resolution` (how many times larger than its detail a photo is),
+each with figures of its own.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from oldphoto.errors import UsageError, WeightsUnavailableError
 from oldphoto.machine import threads
 from oldphoto.models.estimator import Estimator
 from oldphoto.models.loading import load_compact, load_published, placed
+from oldphoto.models.tone_net import ToneNet
 from oldphoto.weights.sets import SETS, Role
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -67,6 +68,10 @@ class Models:
     def estimator(self, role: Role) -> Estimator:
         """The network of a role that judges from figures."""
         return cast("Estimator", self.net(role))
+
+    def tone_net(self) -> ToneNet:
+        """The network that judges how a photo has faded."""
+        return cast("ToneNet", self.net("fading"))
 
     def made(self, role: Role, make: Callable[[Path], Made]) -> Made:
         """Return what `make` makes of a role's file, once: for models that are not torch's, or stay on the

@@ -29,6 +29,7 @@ from oldphoto.models.rrdb import RRDBConfig, RRDBNet
 from oldphoto.models.scratch_unet import ScratchUnet, ScratchUnetConfig
 from oldphoto.models.spade import FaceGenerator, FaceGeneratorConfig
 from oldphoto.models.srvgg import SRVGGConfig, SRVGGNetCompact
+from oldphoto.models.tone_net import ToneNet, ToneNetConfig
 from oldphoto.models.vae import Vae, VaeConfig
 from oldphoto.models.winograd import wide
 
@@ -41,6 +42,7 @@ Config = (
     | FaceFinderConfig
     | LandmarkNetConfig
     | EstimatorConfig
+    | ToneNetConfig
     | SRVGGConfig
     | RRDBConfig
 )
@@ -83,6 +85,8 @@ def build(config: Config) -> nn.Module:
             return LandmarkNet(config)
         case EstimatorConfig():
             return Estimator(config)
+        case ToneNetConfig():
+            return ToneNet(config)
         case RRDBConfig():
             return RRDBNet(config)
 

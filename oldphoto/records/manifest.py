@@ -66,12 +66,28 @@ class FaceFacts(TypedDict):
     kept: list[float] | None
 
 
-class ToneFacts(TypedDict):
-    """new = gain * old - offset, of R, G and B in 0..1; likely: that the photo had faded."""
+class CurveFacts(TypedDict):
+    """density = bend(mix @ (density of (light - fog) / (1 - fog) - base)), of R, G and B, or of luminance alone; see
+    stages/fading.py."""
 
-    gain: list[float]
-    offset: list[float]
+    fog: list[float]
+    base: list[float]
+    mix: list[list[float]]
+    bend: list[float]
+
+
+class ToneFacts(TypedDict):
+    """likely: that the photo had faded. cast: what was taken off the mean colour, in Lab's a and b. lightness: what was
+    added to the mean, in Lab's L. contrast: how many times more range of L there is. Earlier lines have gain and offset
+    in place of these: new = gain * old - offset, of R, G and B in 0..1."""
+
     likely: float
+    cast: NotRequired[list[float]]
+    lightness: NotRequired[float]
+    contrast: NotRequired[float]
+    curve: NotRequired[CurveFacts]
+    gain: NotRequired[list[float]]
+    offset: NotRequired[list[float]]
 
 
 class ChangeFacts(TypedDict):

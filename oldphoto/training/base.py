@@ -25,6 +25,7 @@ from oldphoto.models.loading import Config, build, load_compact
 from oldphoto.models.mapping import MappingConfig
 from oldphoto.models.spade import FaceGeneratorConfig
 from oldphoto.models.srvgg import SRVGGConfig
+from oldphoto.models.tone_net import ToneNetConfig
 from oldphoto.models.vae import Refine, VaeConfig
 from oldphoto.stages import fading, strength
 from oldphoto.training import ageing
@@ -45,7 +46,7 @@ COMPACT: dict[str, Config] = {
     "landmarks_5": LandmarkNetConfig(),
     strength.NET: EstimatorConfig(strength.FIGURES, len(strength.MOST)),
     strength.FACE_NET: EstimatorConfig(strength.FIGURES, strength.SHARES),
-    fading.NET: EstimatorConfig(fading.FIGURES, fading.ANSWERS, 96),
+    fading.NET: ToneNetConfig(),
 }
 
 

@@ -23,6 +23,7 @@ Batches are (N, 3, H, W) sRGB in [0, 1]; densities are of light, -log10, and amo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,23 +31,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oldphoto.models.tone_net import encoded, light
 from oldphoto.training.ageing import Dice
 
 # What cyan, magenta and yellow dye (columns) absorb of red, green and blue (rows): main absorptions 1, the others as
 # is typical of chromogenic paper, a third more or less in a draw.
 ABSORPTION = np.array([[1.0, 0.10, 0.01], [0.25, 1.0, 0.09], [0.10, 0.22, 1.0]])
 DARKEST = 0.003  # of light: no print is blacker
-
-
-def light(x: Tensor) -> Tensor:
-    """sRGB in [0, 1] -> linear light."""
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
-
-
-def encoded(x: Tensor) -> Tensor:
-    """Linear light -> sRGB in [0, 1]."""
-    x = x.clamp(0.0, 1.0)
-    return torch.where(x <= 0.0031308, 12.92 * x, 1.055 * x.clamp_min(0.003) ** (1.0 / 2.4) - 0.055)
 
 
 def _density(x: Tensor) -> Tensor:
@@ -153,7 +144,7 @@ def paled(truth: Tensor, dice: Dice) -> Tensor:
 def toned(truth: Tensor, dice: Dice) -> Tensor:
     """Photos as black-and-white prints: neutral, or with a tone of sepia, gold, selenium, iron (blue), or yellowed."""
     rng, n = dice.host, len(truth)
-    tones = {
+    tones: dict[str, Callable[[], NDArray[np.float64]]] = {
         "neutral": lambda: np.ones(3),
         "sepia": lambda: np.array([rng.uniform(0.75, 0.95), 1.0, rng.uniform(1.05, 1.5)]),
         "selenium": lambda: np.array([rng.uniform(0.9, 1.0), rng.uniform(1.0, 1.08), rng.uniform(0.9, 1.05)]),

@@ -1,4 +1,4 @@
-"""The stages whose networks judge from figures measured on photos: `restraint`, `face-restraint` and `tone`."""
+"""The stages whose networks judge from figures measured on photos: `restraint` and `face-restraint`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.loading import placed
 from oldphoto.models.spade import FaceGenerator
 from oldphoto.models.translating import translate_whole
-from oldphoto.stages import fading, strength
+from oldphoto.stages import strength
 from oldphoto.training import ageing
 from oldphoto.training.ageing import Dice
-from oldphoto.training.base import COMPACT, Aged, Folders, Recipe, Stage, levels_of, loaded
+from oldphoto.training.base import COMPACT, Folders, Recipe, Stage, levels_of, loaded
 from oldphoto.training.degrade import Image
 from oldphoto.training.enhancement import FACES_AT_ONCE, FaceStage
 from oldphoto.training.repair import FinetuneStage
@@ -220,95 +219,3 @@ class FaceRestraintStage(SharesStage):
         batch = self.drawn.unknown(count, self.recipe.size, dice)
         made = torch.cat([self.generator(old) for old in torch.split(batch["old"], FACES_AT_ONCE)])
         return self.rows(batch["old"], made, batch["clean"])
-
-
-class ToneStage(EstimatorStage, Aged):
-    """Whether a photo has faded, and what would bring its tone back."""
-
-    samples = 24576
-    floor = 4.0
-    first = (1.0, 1.0, 1.0)
-
-    def __init__(self, folders: Folders, earlier: Path, recipe: Recipe, device: torch.device) -> None:
-        Aged.__init__(self, folders, recipe, device, damaged=0.15)
-        EstimatorStage.__init__(self, fading.NET, earlier, recipe, device)
-
-    def measured(self, count: int, dice: Dice) -> dict[str, Measured]:
-        """See EstimatorStage; p are gains and offsets. faded (N,): 1 where a line takes half of the error away."""
-        rng = dice.host
-        clean, _ = self.clean(count, self.recipe.size, dice)
-        monochrome = (clean[:, :1] == clean).flatten(1).all(dim=1).cpu().numpy()
-        # Prints are toned: that is theirs, and stays, however faded.
-        toned = monochrome & (rng.random(count) < 0.7)
-        clean = ageing.applied(ageing.toned, clean, toned, dice)
-        kind = rng.choice(4, count, p=(0.25, 0.35, 0.2, 0.2))  # anything, faded, unevenly exposed, both
-        old = ageing.applied(ageing.wider_mixture, clean, kind == 0, dice)
-        fades = np.isin(kind, (1, 3))
-        old = ageing.applied(ageing.fading, old, fades & ~monochrome, dice)
-        old = ageing.applied(ageing.paling, old, fades & monochrome, dice)
-        old = ageing.applied(ageing.uneven_exposure, old, np.isin(kind, (2, 3)), dice)
-        worn = (kind > 0) & (rng.random(count) < 0.4)
-        for operation in ageing.PUBLISHED:
-            old = ageing.applied(operation, old, worn & (rng.random(count) < 0.5), dice)
-        old, _ = self.hurt(old, dice)
-        old = (old * 255.0).round() / 255.0
-        figures = [fading.of_values(one.permute(1, 2, 0).reshape(-1, 3).cpu().numpy()) for one in old]
-        # Small copies, on which noise does not count as error.
-        x, y = (255.0 * F.adaptive_avg_pool2d(z, 32).flatten(2).cpu().numpy() for z in (old, clean))
-        rows = [self._of_one(*one) for one in zip(x, y, strict=True)]
-        found = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
-        found["faded"] = np.where(fades | (kind == 0), found["faded"], 0.0)
-        return {k: v.astype(np.float32) for k, v in found.items()} | {"figures": np.stack(figures)}
-
-    @staticmethod
-    def _of_one(old: Image, clean: Image) -> dict[str, Measured]:
-        """(3, N) each, in levels."""
-        quadratic, linear = np.zeros((6, 6)), np.zeros(6)
-        best = 0.0
-        for c, (x, y) in enumerate(zip(old, clean, strict=True)):
-            quadratic[c, c], quadratic[3 + c, 3 + c] = (x * x).mean() / 3.0, 255.0**2 / 3.0
-            quadratic[c, 3 + c] = quadratic[3 + c, c] = -255.0 * x.mean() / 3.0
-            linear[c], linear[3 + c] = (x * y).mean() / 3.0, -255.0 * y.mean() / 3.0
-            gain = np.clip(
-                ((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1.0), fading.LEAST_GAIN, fading.MOST_GAIN
-            )
-            best += float(np.square(gain * (x - x.mean()) + y.mean() - y).mean()) / 3.0
-        error = float(np.square(old - clean).mean())
-        return {
-            "quadratic": quadratic,
-            "linear": linear,
-            "rest": np.array(np.square(clean).mean()),
-            "faded": np.array(error > 30.0 and best < 0.5 * error),
-        }
-
-    def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Logarithm of the error of those that have faded; cross-entropy of which have, sound photos counting three
-        times: a photo spoilt is worse than one left faded."""
-        answers, faded = self.nets[self.file](batch["figures"]), batch["faded"]
-        error = torch.log(self.error(answers[:, :6], batch) + self.floor)
-        entropy = F.binary_cross_entropy_with_logits(answers[:, 6], faded, reduction="none")
-        return {
-            "error": 0.3 * (error * faded).sum() / faded.sum().clamp_min(1.0),
-            "faded": (entropy * (3.0 - 2.0 * faded)).mean(),
-        }, {}
-
-    @torch.no_grad()
-    def validate(self, nets: dict[str, nn.Module]) -> dict[str, float]:
-        """PSNR of the small copies of faded photos with and without what would be done; the shares of the faded and of
-        the other photos that would be taken for faded."""
-        batch = self.kept_back()
-        answers, faded = nets[self.file](batch["figures"]), batch["faded"] > 0
-        likely = torch.sigmoid(answers[:, 6]).cpu().numpy()
-        grey = fading.monochrome(batch["figures"].cpu().numpy())
-        share = torch.from_numpy(fading.undone(likely, grey)).to(answers.device)
-        sure = share > 0.0
-        nothing = answers.new_tensor((1.0, 1.0, 1.0, 0.0, 0.0, 0.0)).expand(len(answers), 6)
-        gains = answers[:, :3].clamp(fading.LEAST_GAIN, fading.MOST_GAIN)
-        done = torch.lerp(nothing, torch.cat([gains, answers[:, 3:6]], dim=1), share[:, None])
-        before, after = self.error(nothing, batch), self.error(done, batch)
-        return {
-            "psnr": _decibels(after[faded]),
-            "psnr_input": _decibels(before[faded]),
-            "found": float(sure[faded].float().mean()),
-            "false": float(sure[~faded].float().mean()),
-        }

@@ -15,8 +15,9 @@ from oldphoto.models.srvgg import SRVGGConfig
 from oldphoto.training.base import COMPACT, Folders, Recipe, Stage
 from oldphoto.training.damage import DamageStage
 from oldphoto.training.enhancement import FaceStage
-from oldphoto.training.estimators import FaceRestraintStage, RestraintStage, ToneStage
+from oldphoto.training.estimators import FaceRestraintStage, RestraintStage
 from oldphoto.training.face_finder import FinderStage
+from oldphoto.training.fading import ToneStage
 from oldphoto.training.landmarks import LandmarkStage, placed_points, portraits
 from oldphoto.training.rebuilding import RebuildStage
 from oldphoto.training.repair import FinetuneStage, MappingStage, ScratchStage, VaeStage
@@ -56,7 +57,7 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
         ),
         "finetune": (FinetuneStage, Recipe(steps=6000, batch=48, size=160, rate=8e-4)),
         "restraint": (RestraintStage, Recipe(steps=12_000, batch=64, size=192, rate=2e-3)),
-        "tone": (ToneStage, Recipe(steps=30_000, batch=96, size=256, rate=1e-3)),
+        "tone": (ToneStage, Recipe(steps=6000, batch=96, size=128, rate=1.5e-3)),
         "face-generator": (
             lambda f, e, r, d: FaceStage(f, e, r, d, "face_generator", COMPACT["face_generator"], restrained=True),
             Recipe(steps=4000, batch=24, size=256, rate=4e-4),

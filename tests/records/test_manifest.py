@@ -29,7 +29,7 @@ from oldphoto.records.premis import premis
 from oldphoto.records.report import write_report
 from oldphoto.runs import batch, planning
 from oldphoto.stages.changes import ChangeUse
-from oldphoto.stages.fading import Tone
+from oldphoto.stages.fading import Curve, Tone
 from tests.restorations import negative_of
 
 WEIGHTS = {"mapping": "a" * 64, "old_vae": "b" * 64, "scratch_unet": "c" * 64}
@@ -45,7 +45,7 @@ def draw(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
 
 def negative(photo: Photo, mask: Any) -> Any:
     """Stands in for the networks."""
-    tone = Tone((1.5, 1.25, 1.75), (0.25, 0.125, 0.0), 0.875)
+    tone = Tone(Curve((0.25,), (0.5,), ((1.5,),), (0.125,)), 0.875, (0.5, 12.0), -4.0, 1.25)
     kept = ChangeUse((0.0, 0.25, 0.5, 1.0), (0.5, 0.0, 0.25))
     facts = {"faces": (FACE,), "seconds": {"translation": 0.25}, "warnings": ("hm",)}
     return negative_of(photo, mask, fading=tone, strength=kept, **facts)
@@ -108,7 +108,8 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     # A mask was brought, so that none was looked for.
     assert first["model"]["weights"] == {"mapping": "a" * 64, "old_vae": "b" * 64}
     assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "kept": None}]
-    tone = {"gain": [1.5, 1.25, 1.75], "offset": [0.25, 0.125, 0.0], "likely": 0.875}
+    curve = {"fog": [0.25], "base": [0.5], "mix": [[1.5]], "bend": [0.125]}
+    tone = {"likely": 0.875, "cast": [0.5, 12.0], "lightness": -4.0, "contrast": 1.25, "curve": curve}
     scales = {"native_scale": None, "rebuilt": False, "enlarged": None}
     assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0], "raised": [0.5, 0.0, 0.25]} | scales]
     assert list(first["stages"]) == ["read", "translation", "write"]

@@ -27,6 +27,14 @@ from oldphoto.records.report import Page, write_report
 from oldphoto.records.xmp import GENERATED
 from tests import chromium
 
+TONE: dict[str, Any] = {
+    "likely": 0.875,
+    "cast": [9.0, 12.0],
+    "lightness": -4.0,
+    "contrast": 1.25,
+    "curve": {"fog": [0.0], "base": [0.5], "mix": [[1.5]], "bend": [0.125]},
+}
+
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
@@ -77,7 +85,7 @@ def record(name: str = "a.jpg", folder: Path = Path("in"), **facts: Any) -> Reco
         ],
         "changes": [
             {
-                "tone": {"gain": [1.5, 1.5, 1.75], "offset": [0.25, 0.25, 0.125], "likely": 0.875},
+                "tone": TONE,
                 "kept": [0.25, 0.5, 0.75, 1.0],
                 "raised": [0.5, 0.0, 1.25],
             }
@@ -151,7 +159,7 @@ def test_a_page_shows_what_was_done(tmp_path: Path) -> None:
         "compact weights, fp32, on cpu",
         "with scratch: yes, faces: yes, mask dilation: 1, skip face: 2 3",
         "1: score 1.25, kept of small changes 50%, of large 25%; of colour 100% and 0%",
-        "fading undone, which was 88% likely",
+        "orange cast of 15 taken off (Lab a +9, b +12), lightness -4, contrast x 1.25; 88% likely to have faded",
         "of small changes 25%, of large 50%; of colour 75% and 100%; sharpened by 50%, 0%, 125%",
         "oldphoto 0.1.0, python 3.11, system Linux, torch 2.13.0",
         "3" * 64,

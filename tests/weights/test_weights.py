@@ -195,7 +195,7 @@ def test_relock_rewrites_the_compact_entries_alone(tmp_path: Path, monkeypatch: 
 
 def test_compact_files_of_the_package_are_those_of_the_lock() -> None:
     compact = [file for file in weights.read_lock() if file.set == "compact"]
-    on_disk = {path.name for path in (TOP / "oldphoto" / "compact").glob("*") if path.name != "MODEL_CARD.md"}
+    on_disk = {path.name for path in (TOP / "oldphoto" / "compact").glob("*.safetensors")}
     assert {Path(file.path).name for file in compact} == on_disk
     for file in compact:
         assert weights.cached(file) == TOP / "oldphoto" / file.path
@@ -249,7 +249,7 @@ def test_compact_nets(large: bool) -> None:
         *plain[:3],
         *plain[-2:],
     )
-    assert needed_nets("compact", Options(faces=False, look="faithful"), large) == plain[:-2]
+    assert needed_nets("compact", Options(faces=False, look="faithful"), large) == plain[:-3]
     assert needed_nets("compact", Options(faces=False, native_scale=1.5), large) == (*plain[:-2], "rebuilder")
     only = Options(with_scratch=True, only_damaged=True)
     assert needed_nets("compact", only, large) == ("damage_net", *plain[:3])
@@ -260,6 +260,8 @@ def test_tone_goes_with_either_set_where_it_is_asked_for() -> None:
         for strength, wanted in ((None, name == "compact"), (0.0, False), (0.5, True)):
             options = Options(faces=False, tone_strength=strength)
             assert ("tone" in needed_nets(name, options, False)) == wanted
+            faithful = replace(options, look="faithful")
+            assert ("tone" in needed_nets(name, faithful, False)) == bool(strength)
 
 
 @pytest.mark.parametrize("name", ["compact", "published"])
