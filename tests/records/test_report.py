@@ -21,13 +21,13 @@ from oldphoto.errors import FileAccessError, NoInputError, RefusedOverwriteError
 from oldphoto.files.image import write_mask
 from oldphoto.files.photo import Photo
 from oldphoto.records import manifest
-from oldphoto.records.manifest import Record
+from oldphoto.records.manifest import Record, ToneFacts
 from oldphoto.records.pictures import Look, look_at
 from oldphoto.records.report import Page, write_report
 from oldphoto.records.xmp import GENERATED
 from tests import chromium
 
-TONE: dict[str, Any] = {
+TONE: ToneFacts = {
     "likely": 0.875,
     "cast": [9.0, 12.0],
     "lightness": -4.0,
