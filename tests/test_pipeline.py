@@ -18,6 +18,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from scipy.special import expit, logit
 
 import oldphoto
 from oldphoto.errors import OutOfMemoryError, UsageError
@@ -486,24 +487,32 @@ def test_detection_sizes_are_bounded() -> None:
     assert grey_size(304, 304, 256) == (256, 256)
 
 
-def test_damage_is_looked_for_tile_by_tile_and_in_halves(
+def test_damage_is_looked_for_tile_by_tile_and_in_sizes(
     models: Models, couple: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles make no difference; of a copy that is larger than may be looked at, its half is looked at."""
+    """Tiles make no difference; neighbouring sizes are asked together; of a copy that is larger than may be looked at,
+    its half is looked at; a small photo is looked at in twice its size, too."""
     pixels = couple.pixels[:420, :410]
     monkeypatch.setattr(scratches, "LEAST_SHORT_SIDE", 1000)
+    monkeypatch.setattr(scratches, "ENLARGED", 0)
     whole = damage_probability(pixels, models)
     monkeypatch.setattr(scratches, "TILE", 192)
     assert np.abs(damage_probability(pixels, models) - whole).max() < 0.02
     deep = damage_probability(pixels.astype(np.uint16) * 257, models)
     assert np.abs(deep - whole).max() < 0.02
+    with monkeypatch.context() as only_half:
+        only_half.setattr(scratches, "MOST_LOOKED_AT", 410 * 420 // 2)
+        half = damage_probability(pixels, models)
+    assert half.shape == whole.shape
     monkeypatch.setattr(scratches, "LEAST_SHORT_SIDE", 200)
     both = damage_probability(pixels, models)
-    assert (both >= whole - 0.02).all()
-    monkeypatch.setattr(scratches, "MOST_LOOKED_AT", 410 * 420 // 2)
-    half = damage_probability(pixels, models)
-    assert half.shape == whole.shape
-    assert np.abs(np.maximum(half, whole) - both).max() < 0.02
+    mean = (logit(whole.astype(np.float64)) + logit(half.astype(np.float64))) / 2
+    assert np.abs(both - expit(mean)).max() < 0.02
+    monkeypatch.setattr(scratches, "LEAST_SHORT_SIDE", 1000)
+    monkeypatch.setattr(scratches, "ENLARGED", 410 * 420)
+    twice = damage_probability(pixels, models)
+    assert (twice >= whole - 0.02).all()
+    assert (twice > whole + 0.1).any()
 
 
 def test_grey_is_pillows(couple: Photo) -> None:
