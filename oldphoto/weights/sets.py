@@ -131,7 +131,7 @@ COMPACT = ModelSet(
         "face_strength": Net("face_restraint", "compact"),
         **_SHARED,
     },
-    DetectorSettings(threshold=0.9),
+    DetectorSettings(threshold=0.84),
     face_sizes=(256, 256),
     undoes_fading=True,
     fills=True,
