@@ -50,7 +50,7 @@ def read(file: Path) -> Pixels8:
 
 def aged(photo: Pixels8, operation: Operation, dice: Dice) -> Pixels8:
     """The photo after an operation of batches."""
-    x = torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)[None].float() / 255.0
+    x = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 255.0
     made = operation(x, dice)[0].permute(1, 2, 0).numpy()
     return np.rint(made * 255.0).astype(np.uint8)
 
