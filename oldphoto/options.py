@@ -18,6 +18,7 @@ from oldphoto.errors import UsageError
 LargeMode = Literal["auto", "on", "off"]
 FaceDetector = Literal["hog", "cnn"]
 Look = Literal["restored", "faithful"]
+Colorize = Literal["off", "auto", "always"]
 Enlargement = Literal[2, 4]
 
 # From this many pixels on, `hr="auto"` takes the large-photo path (patch attention, 512-pixel faces).
@@ -146,6 +147,9 @@ class Options:
     look: "restored" rebuilds a photo that is larger than its detail, crisp and clean; "faithful" does not, and changes
         only what is surely better so, as archives want it.
     native_scale: how many times larger than its detail the photo is, 1 to 6; None measures it.
+    colorize: give black-and-white photos colours, which are made up: "auto" leaves photos that have colour as they are,
+        "always" makes theirs anew, "off" makes none.
+    colour_strength: share, 0..1, of the made colours; the rest is the photo's own.
     upscale: how many times larger the output is, 2 or 4; None is as large as the input.
     sharpen: where the compact set judges what to keep of the changes, let it also sharpen blurred photos.
     quality: 1 to 100, of outputs in lossy formats; None takes a JPEG source's own, else 95.
@@ -239,7 +243,7 @@ class Options:
         share(
             Panel.LOOK,
             "How much is changed outside of damage: 0 nothing, 1 all; by default judged photo by photo.",
-            after="upscale",
+            after="colour_strength",
         ),
     ] = None
     look: Annotated[
@@ -261,6 +265,18 @@ class Options:
         ),
     ] = None
     upscale: Annotated[Enlargement | None, Flag(Panel.LOOK, "Make outputs 2 or 4 times as large.")] = None
+    colorize: Annotated[
+        Colorize,
+        Flag(
+            Panel.LOOK,
+            "Give black-and-white photos made-up colours; always: those in colour as well. Without a value it is auto.",
+            after="upscale",
+        ),
+    ] = "off"
+    colour_strength: Annotated[
+        float,
+        share(Panel.LOOK, "How much of the made-up colours, the rest being the photo's own.", after="colorize"),
+    ] = 1.0
     sharpen: Annotated[
         bool,
         Flag(
@@ -294,6 +310,10 @@ class Options:
             raise UsageError(f"scratch threshold is {self.scratch_threshold}", "use a value between 0 and 1")
         if self.mask_dilation is not None and not 0 <= self.mask_dilation <= 64:
             raise UsageError(f"mask dilation is {self.mask_dilation}", "use 0 to 64 pixels")
+        if self.colorize != "off" and self.only_damaged:
+            raise UsageError("where only damage is repaired nothing else gets colour", "leave one of the two out")
+        if self.colorize == "off" and self.colour_strength != 1.0:
+            raise UsageError("a colour strength is of use where colours are made", "add --colorize, or leave it out")
         if self.strength is not None and self.only_damaged:
             raise UsageError("damage is repaired in full, whatever the strength", "leave one of the two out")
         if self.tone_strength and self.only_damaged:

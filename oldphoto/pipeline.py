@@ -15,7 +15,7 @@ import numpy as np
 
 from oldphoto.arrays import Mask, Pixels
 from oldphoto.errors import OutOfMemoryError, UsageError
-from oldphoto.files.colour import LUMA, bands, from_srgb, is_srgb, to_srgb
+from oldphoto.files.colour import LUMA, bands, eight_bits, from_srgb, is_srgb, to_srgb
 from oldphoto.files.enlarging import enlarged, smoothly
 from oldphoto.files.image import Photo
 from oldphoto.machine import memory, threads
@@ -40,10 +40,10 @@ class Restoration:
     """The result of restoring one photo.
 
     photo: restored, of the input's depth, colour mode and metadata, and of its size or as many times larger as was
-    asked for. mask: (H, W) bool, of the input's size, what was repaired as damage, or None. faces: all that were found,
-    by number; those left as they are have no `after`. seconds: per part that is timed. facts: what each stage did, by
-    the stage's name; None is nothing. generated: whether some of the content is made up, as IPTC's source types mean
-    it. warnings: one line each.
+    asked for; a grey photo that was given colours is sRGB. mask: (H, W) bool, of the input's size, what was repaired
+    as damage, or None. faces: all that were found, by number; those left as they are have no `after`. seconds: per part
+    that is timed. facts: what each stage did, by the stage's name; None is nothing. generated: whether some of the
+    content is made up, as IPTC's source types mean it. warnings: one line each.
     """
 
     photo: Photo
@@ -80,6 +80,11 @@ class Restoration:
     def native_scale(self) -> float | None:
         """The number of times by which the photo was larger than its detail; None where it was not measured."""
         return self.facts.get("resolution")
+
+    @property
+    def colorized(self) -> bool:
+        """Whether the photo's colours are made up."""
+        return bool(self.facts.get("colour"))
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -169,6 +174,10 @@ def _admitted(case: Case, models: Models) -> Iterator[TranslationPlan]:
 
 def _finished(state: State, photo: Photo, options: Options) -> Photo:
     """The restored photo, in its own colours; where only damage is repaired, all other pixels as they came."""
+    if photo.grey and state.colorized:
+        made = state.pixels if state.pixels.dtype == photo.pixels.dtype else eight_bits(state.pixels)
+        photo = photo.for_colours()
+        return photo.with_pixels(made) if options.upscale is None else enlarged(photo, made, options.upscale)
     pixels = grey_again(state.pixels) if photo.grey else state.pixels
     if options.upscale is not None:
         if not is_srgb(photo.icc):

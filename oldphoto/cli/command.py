@@ -7,10 +7,10 @@ import gc
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from oldphoto import __version__
 from oldphoto.cli.faces import list_faces
@@ -22,6 +22,7 @@ from oldphoto.cli.training import degrade, evaluate, train
 from oldphoto.cli.weights import weights_app
 from oldphoto.errors import ExitCode, OldphotoError
 from oldphoto.machine.surroundings import end_as_ctrl_c, has_left, ignore_signals, let_go, show_any_name
+from oldphoto.options import Colorize
 
 
 class Group(TyperGroup):
@@ -48,6 +49,21 @@ class Group(TyperGroup):
             known = out_of_memory()
             print_error(known, stderr())
             raise typer.Exit(known.exit_code) from error
+
+
+class RestoreCommand(TyperCommand):
+    """Knows the one option that may stand without its value, before a photo, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as any command does, a bare --colorize as --colorize=auto."""
+        end = args.index("--") if "--" in args else len(args)
+        spelled = [
+            "--colorize=auto"
+            if arg == "--colorize" and k < end and not set(args[k + 1 : k + 2]) & set(get_args(Colorize))
+            else arg
+            for k, arg in enumerate(args)
+        ]
+        return super().parse_args(ctx, spelled)
 
 
 app = typer.Typer(
@@ -103,7 +119,7 @@ def _start(
 
 
 # In the order in which `--help` lists them.
-app.command()(restore)
+app.command(cls=RestoreCommand)(restore)
 app.command()(verify)
 app.command("premis")(export_premis)
 app.command("faces")(list_faces)

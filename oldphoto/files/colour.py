@@ -98,6 +98,41 @@ def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
     return made
 
 
+@lru_cache(maxsize=1)
+def srgb_profile() -> bytes:
+    """A profile of sRGB, to be written into files."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def light_of(pixels: Pixels) -> Floats:
+    """sRGB, uint8 or uint16 of any shape -> the light that it stands for, linear, in 0..1."""
+    return _light_table(int(np.iinfo(pixels.dtype).max)).take(pixels)
+
+
+def from_light(light: Floats, dtype: np.dtype[np.unsignedinteger] | type[np.unsignedinteger]) -> Pixels:
+    """Inverse of light_of, rounded; what lies outside of 0..1 is clipped."""
+    at = np.sqrt(light.clip(0, 1))
+    at *= np.float32(_STEPS - 1)
+    at += np.float32(0.5)
+    stored = _stored_table().take(at.astype(np.int32))
+    stored *= np.float32(np.iinfo(dtype).max)
+    return cast("Pixels", np.rint(stored, out=stored).astype(dtype))
+
+
+@lru_cache(maxsize=2)
+def _light_table(top: int) -> Floats:
+    stored = np.arange(top + 1) / top
+    light = np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+    return light.astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _stored_table() -> Floats:
+    """By the light's square root, over which the curve is even enough."""
+    light = np.linspace(0, 1, _STEPS) ** 2
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
+
+
 def luminance(pixels: Floats) -> Floats:
     """(..., 3) -> (...), in the units of the pixels."""
     return pixels @ LUMA.astype(np.float32)

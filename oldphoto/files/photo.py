@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oldphoto.errors import BadImageError
-from oldphoto.files.colour import Pixels, cmyk_to_rgb, eight_bits, rgb_to_cmyk
+from oldphoto.files.colour import Pixels, cmyk_to_rgb, eight_bits, rgb_to_cmyk, srgb_profile
 from oldphoto.files.decoding import as_bad_image, quiet
 from oldphoto.files.exif import Tags, bytes_or_none, exif_block, pair_or_none, settle_orientation
 
@@ -130,6 +130,13 @@ class Photo:
             raise ValueError(f"new pixels are {pixels.shape} {pixels.dtype}, the photo's are {ours}")
         return replace(self, pixels=pixels)
 
+    def for_colours(self) -> Photo:
+        """This grey photo, to be written as sRGB, with a profile that says so. What its file says of grey samples is
+        left out: their profile, a PNG's chunks about them, and how a JPEG compressed them."""
+        kept = tuple(chunk for chunk in self.metadata.png_chunks if chunk[0] not in _PNG_COLOUR)
+        metadata = replace(self.metadata, mode="RGB", icc=srgb_profile(), png_chunks=kept, jpeg_tables=())
+        return replace(self, grey=False, metadata=metadata)
+
     def with_xmp(self, packet: bytes | None) -> Photo:
         """This photo with another XMP packet, or none; the old one is `metadata.xmp`."""
         return replace(self, metadata=replace(self.metadata, xmp=packet))
@@ -175,6 +182,10 @@ class Photo:
         """The photo as an 8-bit Pillow image: L, LA, RGB or RGBA, without metadata."""
         samples = eight_bits(samples_of(self, slice(None)))
         return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+
+
+# Chunks that say of a PNG what a profile says.
+_PNG_COLOUR = (b"gAMA", b"cHRM", b"sRGB", b"cICP")
 
 
 def upright(

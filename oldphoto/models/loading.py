@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oldphoto.errors import WeightsCorruptError
+from oldphoto.models.colour_net import ColourNet, ColourNetConfig
 from oldphoto.models.damage_net import DamageNet, DamageNetConfig
+from oldphoto.models.deoldify import DeOldify, DeOldifyConfig
 from oldphoto.models.estimator import Estimator, EstimatorConfig
 from oldphoto.models.face_finder import FaceFinder, FaceFinderConfig
 from oldphoto.models.landmarks import LandmarkNet, LandmarkNetConfig
@@ -38,6 +40,8 @@ Config = (
     | MappingConfig
     | ScratchUnetConfig
     | DamageNetConfig
+    | ColourNetConfig
+    | DeOldifyConfig
     | FaceGeneratorConfig
     | FaceFinderConfig
     | LandmarkNetConfig
@@ -61,6 +65,7 @@ PUBLISHED: dict[str, Config] = {
     "rebuilder": SRVGGConfig(),
     "rebuilder_wdn": SRVGGConfig(),
     "rebuilder_large": RRDBConfig(),
+    "deoldify_artistic": DeOldifyConfig(),
 }
 
 
@@ -75,6 +80,10 @@ def build(config: Config) -> nn.Module:
             return ScratchUnet(config)
         case DamageNetConfig():
             return DamageNet(config)
+        case ColourNetConfig():
+            return ColourNet(config)
+        case DeOldifyConfig():
+            return DeOldify(config)
         case SRVGGConfig():
             return SRVGGNetCompact(config)
         case FaceGeneratorConfig():
@@ -210,6 +219,7 @@ WITHIN = {
     "rebuilder": "params",
     "rebuilder_wdn": "params",
     "rebuilder_large": "params_ema",
+    "deoldify_artistic": "model",  # beside an optimiser's state
 }
 
 
@@ -227,13 +237,24 @@ def fold_spectral_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
+def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace each `weight_g`, `weight_v` by the weight they stand for: v brought to the length g, row by row."""
+    folded = dict(state)
+    for key in [k for k in state if k.endswith(".weight_g")]:
+        stem = key.removesuffix("_g")
+        length, direction = folded.pop(key), folded.pop(f"{stem}_v")
+        folded[stem] = length * direction / direction.flatten(1).norm(dim=1).view(length.shape)
+    return folded
+
+
 def published_state(net: str, path: Path) -> dict[str, Tensor]:
     """Read a published pickle (zip or the older format) and return its tensors under our key names.
 
     Never runs code from the file: what `weights_only=True` refuses is a WeightsCorruptError.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals([slice]):  # of a learning rate beside the weights; it does nothing
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise WeightsCorruptError(f"{path}: not a loadable checkpoint ({error})", _AGAIN) from error
     if net in WITHIN and isinstance(state, dict):
@@ -242,9 +263,11 @@ def published_state(net: str, path: Path) -> dict[str, Tensor]:
         raise WeightsCorruptError(f"{path}: holds no state dict of tensors", _AGAIN)
     rename = RENAMES.get(net)
     try:
-        return {rename(key) if rename else key: value for key, value in fold_spectral_norm(state).items()}
+        return {
+            rename(key) if rename else key: value for key, value in fold_weight_norm(fold_spectral_norm(state)).items()
+        }
     except KeyError as error:
-        raise WeightsCorruptError(f"{path}: spectral norm lacks {error}", _AGAIN) from error
+        raise WeightsCorruptError(f"{path}: a norm of its weights lacks {error}", _AGAIN) from error
 
 
 _AGAIN = "run `oldphoto weights verify`, then `oldphoto weights download`"

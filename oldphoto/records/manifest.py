@@ -94,7 +94,8 @@ class ChangeFacts(TypedDict):
     """tone: how fading was undone, or null. kept: the shares kept, outside of damage, of small and large changes of
     light, and of small and large ones of colour. raised: by how much the three finest bands of its light were, finest
     first. Both null where damage alone was repaired. native_scale: how many times larger than its detail the photo was,
-    or null. rebuilt: whether it was, at that scale. enlarged: how many times, or null. Earlier lines lack the three."""
+    or null. rebuilt: whether it was, at that scale. enlarged: how many times, or null. colorized: whether its colours
+    are made up. Earlier lines lack the four."""
 
     tone: ToneFacts | None
     kept: list[float] | None
@@ -102,6 +103,7 @@ class ChangeFacts(TypedDict):
     native_scale: NotRequired[float | None]
     rebuilt: NotRequired[bool]
     enlarged: NotRequired[int | None]
+    colorized: NotRequired[bool]
 
 
 class ModelFacts(TypedDict):

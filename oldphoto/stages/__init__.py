@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from oldphoto.options import Options
 from oldphoto.stages.blending import Blending
+from oldphoto.stages.colour import Colouring
 from oldphoto.stages.enlarging import Enlarging
 from oldphoto.stages.faces.stage import Faces
 from oldphoto.stages.fading import Fading
@@ -27,6 +28,7 @@ STAGES: tuple[Stage, ...] = (
     Strength(),
     Rebuilding(),
     Faces(),
+    Colouring(),
     Blending(),
     Enlarging(),
 )

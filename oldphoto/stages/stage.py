@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oldphoto.stages.faces import Face
 
 # The parts of a restoration that are timed: a key of `seconds`, of the record and of --verbose.
-Clock = Literal["scratches", "translation", "rebuilding", "faces", "blending", "enlarging"]
+Clock = Literal["scratches", "translation", "rebuilding", "faces", "colouring", "blending", "enlarging"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class State:
     the change is kept in part; None afterwards, since it is a copy as large as the photo. mask: what is repaired, or
     None; trusted: nothing of what lies under it is looked at; filled: it is no hole any more. way: how the photo is
     translated. faces: all that were found, by number. native_scale: how many times larger than its detail the photo
-    was; 1 where nobody asks. rebuilt: at that scale. warnings: one line each.
+    was; 1 where nobody asks. rebuilt: at that scale. colorized: its colours are made up. warnings: one line each.
     """
 
     seen: Pixels
@@ -71,6 +71,7 @@ class State:
     rebuilt: bool = False
     warnings: list[str] = field(default_factory=list)
     filled: bool = False
+    colorized: bool = False
 
     @property
     def holes(self) -> Mask | None:

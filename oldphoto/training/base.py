@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from oldphoto.errors import NoInputError, UsageError
 from oldphoto.models.blocks import ResidualBlock
+from oldphoto.models.colour_net import ColourNetConfig
 from oldphoto.models.damage_net import DamageNetConfig
 from oldphoto.models.estimator import EstimatorConfig
 from oldphoto.models.face_finder import FaceFinderConfig
@@ -37,6 +40,7 @@ from oldphoto.training.lettering import lettering_of
 
 COMPACT: dict[str, Config] = {
     "damage_net": DamageNetConfig(),
+    "colour_net": ColourNetConfig(),
     "rebuilder": SRVGGConfig(48, 16, "bilinear"),
     "old_vae": VaeConfig(width=32, blocks=2, norm="none", mask_input=True),
     "clean_vae": VaeConfig(width=32, blocks=2, norm="none", refine=32),
@@ -128,6 +132,8 @@ class Stage(ABC):
     # File name (without suffix) -> network, in the order they are optimised.
     nets: dict[str, nn.Module]
     judges: dict[str, nn.Module]
+    # Parameters whose names, after their network's, begin so learn at this share of the rate.
+    paces: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def sample(self, count: int, side: int, dice: Dice) -> dict[str, Tensor]:

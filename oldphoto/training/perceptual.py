@@ -18,11 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oldphoto.errors import UsageError
-from oldphoto.models.efficientnet import EfficientNet
+from oldphoto.models.efficientnet import LEVELS, EfficientNet
 from oldphoto.models.loading import load_strictly
-
-# The blocks whose results are compared: the last ones at a half, a quarter, ... a thirty-second of the size.
-LEVELS = (0, 2, 4, 10, 15)
 
 
 class Features(EfficientNet):

@@ -8,11 +8,13 @@ from typing import Literal
 
 import torch
 
+from oldphoto.models.colour_net import ColourNetConfig
 from oldphoto.models.damage_net import DamageNetConfig
 from oldphoto.models.landmarks import LandmarkNetConfig
 from oldphoto.models.loading import PUBLISHED
 from oldphoto.models.srvgg import SRVGGConfig
 from oldphoto.training.base import COMPACT, Folders, Recipe, Stage
+from oldphoto.training.colour import ColourStage
 from oldphoto.training.damage import DamageStage
 from oldphoto.training.enhancement import FaceStage
 from oldphoto.training.estimators import FaceRestraintStage, RestraintStage
@@ -34,6 +36,10 @@ STAGES: dict[Architecture, dict[str, tuple[Build, Recipe]]] = {
         "damage": (
             lambda f, _, r, d: DamageStage(f, r, d, _damage_config()),
             Recipe(steps=20_000, batch=16, size=256, rate=1e-3, smoothing=0.999),
+        ),
+        "colour": (
+            lambda f, _, r, d: ColourStage(f, r, d, _colour_config()),
+            Recipe(steps=20_000, batch=16, size=192, rate=1e-3),
         ),
         "rebuild-distil": (
             lambda f, _, r, d: RebuildStage(f, r, d, _rebuilder_config(), adversarial=False),
@@ -117,6 +123,12 @@ def _landmark_config() -> LandmarkNetConfig:
 def _damage_config() -> DamageNetConfig:
     config = COMPACT["damage_net"]
     assert isinstance(config, DamageNetConfig)
+    return config
+
+
+def _colour_config() -> ColourNetConfig:
+    config = COMPACT["colour_net"]
+    assert isinstance(config, ColourNetConfig)
     return config
 
 

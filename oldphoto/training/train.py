@@ -106,10 +106,16 @@ class _Run:
         self.step, self.seconds = 0, 0.0
 
     def _adam(self, nets: dict[str, nn.Module]) -> torch.optim.Adam:
-        parameters = itertools.chain.from_iterable(n.parameters() for n in nets.values())
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in itertools.chain.from_iterable(n.named_parameters(prefix=k) for k, n in nets.items()):
+            pace = next((share for start, share in self.stage.paces.items() if name.startswith(start)), 1.0)
+            groups.setdefault(pace, []).append(parameter)
         betas = (0.5 if self.stage.judges else 0.9, 0.999)
         return torch.optim.Adam(
-            parameters, lr=self.stage.recipe.rate, betas=betas, fused=self.device.type == "cuda" or None
+            [{"params": some, "pace": pace} for pace, some in groups.items()],
+            lr=self.stage.recipe.rate,
+            betas=betas,
+            fused=self.device.type == "cuda" or None,
         )
 
     def resume(self) -> None:
@@ -165,7 +171,7 @@ class _Run:
         while done < 1.0:
             torch.manual_seed(recipe.seed * 1_000_003 + self.step)
             for group in (*self.optimiser.param_groups, *(self.judging.param_groups if self.judging else ())):
-                group["lr"] = recipe.rate_at(self.step, done)
+                group["lr"] = recipe.rate_at(self.step, done) * group.get("pace", 1.0)
             batch = {k: _channels_last(v) for k, v in coming.result().items()}
             coming = maker.submit(self.stage.batch, self.step + 1)
             with quickly(self.device):

@@ -28,6 +28,7 @@ Role = Literal[
     "face_finder",
     "resolution",
     "rebuilder",
+    "colour",
 ]
 
 
@@ -98,6 +99,7 @@ PUBLISHED = ModelSet(
         "fading": Net("tone", "compact"),
         "resolution": Net("resolution", "compact"),
         "rebuilder": Net("rebuilder", "published"),
+        "colour": Net("deoldify_artistic", "published"),
         "face_generator_256": Net("face_generator_256", "published"),
         "face_generator_512": Net("face_generator_512", "published"),
         "landmarks": Net("landmarks_68", "published"),
@@ -124,6 +126,7 @@ COMPACT = ModelSet(
         "fading": Net("tone", "compact"),
         "resolution": Net("resolution", "compact"),
         "rebuilder": Net("rebuilder", "compact"),
+        "colour": Net("colour_net", "compact"),
         # Trained at 256 alone, and used at 512 where the user asks for that.
         "face_generator_256": Net("face_generator", "compact"),
         "face_generator_512": Net("face_generator", "compact"),
