@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet34
 
 MULTIPLE = 16
 # What the network's input and output are measured in: mean and spread of ImageNet's photos.
@@ -37,6 +36,42 @@ def _normed(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.ReLU(), nn.BatchNorm2d(channels_out)
     )
+
+
+class BasicBlock(nn.Module):
+    """A residual block of ResNet-34."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1:
+            shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels_in, H, W) -> (N, channels, H / stride, W / stride)."""
+        made = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(made + (x if self.downsample is None else self.downsample(x)))
+
+
+def _resnet34() -> nn.Sequential:
+    """ResNet-34 (He et al., CVPR 2016) without its classifier."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+    ]
+    inputs = 64
+    for channels, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        first = BasicBlock(inputs, channels, 1 if channels == inputs else 2)
+        layers.append(nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1))))
+        inputs = channels
+    return nn.Sequential(*layers)
 
 
 class Attention(nn.Module):
@@ -111,10 +146,9 @@ class DeOldify(nn.Module):
         super().__init__()
         self.config = config
         a, b, c, last = config.channels
-        encoder = nn.Sequential(*list(resnet34(weights=None).children())[:-2])
         self.layers = nn.ModuleList(
             [
-                encoder,
+                _resnet34(),
                 nn.BatchNorm2d(512),
                 nn.ReLU(),
                 nn.Sequential(_normed(512, 1024), _normed(1024, 512)),
