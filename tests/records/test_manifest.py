@@ -110,7 +110,7 @@ def test_a_line_says_what_was_done(folder: Path) -> None:
     assert first["faces"] == [{"number": 2, "box": [1.0, 2.0, 5.5, 6.0], "score": 0.75, "kept": None}]
     curve = {"fog": [0.25], "base": [0.5], "mix": [[1.5]], "bend": [0.125]}
     tone = {"likely": 0.875, "cast": [0.5, 12.0], "lightness": -4.0, "contrast": 1.25, "curve": curve}
-    scales = {"native_scale": None, "rebuilt": False, "enlarged": None}
+    scales = {"native_scale": None, "rebuilt": False, "enlarged": None, "colorized": False}
     assert first["changes"] == [{"tone": tone, "kept": [0.0, 0.25, 0.5, 1.0], "raised": [0.5, 0.0, 0.25]} | scales]
     assert list(first["stages"]) == ["read", "translation", "write"]
     assert first["seconds"] >= first["stages"]["write"]

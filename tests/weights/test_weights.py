@@ -95,11 +95,8 @@ def test_lock_states_what_the_reference_notes_state(shared: Path) -> None:
     notes = (shared / "reference" / "weights.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+) \| (\d+|absent)[^|]*\| ([0-9a-f]{64}) \| ([ABC]) \|$", notes, re.MULTILINE)
     table = {path: (None if size == "absent" else int(size), digest, label) for path, size, digest, label in rows}
-    published = [
-        file
-        for file in weights.read_lock()
-        if file.set == "published" and file.net != weights.CNN_DETECTOR and not file.net.startswith("rebuilder")
-    ]
+    others = (weights.CNN_DETECTOR, "rebuilder", "deoldify")
+    published = [file for file in weights.read_lock() if file.set == "published" and not file.net.startswith(others)]
     assert len(published) == 10
     for file in published:
         assert (file.bytes, file.sha256, file.confidence) == table[file.path]
