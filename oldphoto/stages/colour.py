@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Sides of the copy that the network sees. What it was taught on were photos seen whole at about this size.
 SHORT_SIDE, LONG_SIDE = 256, 512
-TEMPERATURE = 0.5  # of its distributions: lower is bolder
+TEMPERATURE = 1.0  # of its distributions: lower is bolder, and further from the truth of photos held out
 # The copy on which colour is fitted to luminance: so many times the network's, with windows of this radius in pixels;
 # lightness varying by less than SMOOTH (of 1) counts as even.
 FINER, RADIUS, SMOOTH = 2, 8, 0.04
