@@ -72,7 +72,9 @@ def test_its_pictures_are_the_published_ones(net: DeOldify, folder: Path, name: 
     yuv = cv2.cvtColor(raw, cv2.COLOR_RGB2YUV)
     yuv[..., 0] = cv2.cvtColor(original, cv2.COLOR_RGB2YUV)[..., 0]
     result = cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB)
-    assert np.abs(result.astype(int) - picture("result")).max() <= 2
+    away = np.abs(result.astype(int) - picture("result"))
+    assert away.max() <= 3  # one level of the square, in both of 8 bits' colours
+    assert (away > 0).mean() < 0.002
 
 
 def test_a_weight_norm_is_the_length_of_each_row() -> None:
