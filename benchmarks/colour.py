@@ -68,6 +68,11 @@ def grey_of(photo: Pixels8) -> Pixels8:
     return np.asarray(from_light(np.repeat(luminance[..., None], 3, axis=2), np.uint8), np.uint8)
 
 
+def difference(one: Floats, other: Floats) -> Floats:
+    """The dE2000 of each two colours, CIELAB (..., 3)."""
+    return np.asarray(deltaE_ciede2000(one, other))  # type: ignore[no-untyped-call]
+
+
 def colourfulness(photo: Pixels8) -> float:
     """Hasler's and Suesstrunk's measure: spread and mean of the opponent colours."""
     red, green, blue = photo.astype(np.float64).transpose(2, 0, 1)
@@ -90,7 +95,7 @@ def things(folders: list[Path], every: int, made: dict[str, Method]) -> None:
             pair = [torch.tensor(x).permute(2, 0, 1)[None].float() / 255 for x in (answer, truth)]
             with torch.inference_mode():
                 distance = float(judge.distance(*pair))
-            away = float(deltaE_ciede2000(rgb2lab(answer), lab).mean())
+            away = float(difference(rgb2lab(answer), lab).mean())
             rows[name].append((away, distance, colourfulness(answer) / colourfulness(truth)))
     plain = np.array(rows["grey"])
     print(f"{len(plain)} photos")
@@ -130,7 +135,7 @@ def skin(data: Path, every: int, made: dict[str, Method]) -> None:
         if np.hypot(*lab[1:]) < COLOURFUL:
             continue  # the portrait itself is grey
         answer = rgb2lab(made["network"](grey_of(truth)))[where].mean(axis=0)
-        groups[row["file"].split("/")[2]].append(float(deltaE_ciede2000(answer, lab)))
+        groups[row["file"].split("/")[2]].append(float(difference(answer, lab)))
     every_one = np.concatenate([np.array(some) for some in groups.values()])
     near = (every_one <= NEAR).mean()
     print(f"{len(every_one)} portraits: mean {every_one.mean():.2f}, within {NEAR:g} for {near:.0%}")

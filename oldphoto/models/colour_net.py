@@ -66,7 +66,8 @@ class ColourNet(nn.Module):
         for level, block in zip(finer, list(self.decoder)[1:], strict=True):
             larger = F.interpolate(made, scale_factor=2, mode="bilinear", align_corners=False)
             made = block(torch.cat([larger, level], dim=1))
-        return made
+        finest: Tensor = made
+        return finest
 
 
 def nodes(device: torch.device) -> Tensor:

@@ -88,7 +88,8 @@ class Attention(nn.Module):
         """(N, C, H, W) -> the same shape."""
         cells = x.flatten(2)
         likeness = torch.softmax(self.query(cells).transpose(1, 2) @ self.key(cells), dim=1)
-        return (self.gamma * (self.value(cells) @ likeness) + cells).view_as(x)
+        made: Tensor = self.gamma * (self.value(cells) @ likeness) + cells
+        return made.view_as(x)
 
 
 class Doubling(nn.Module):

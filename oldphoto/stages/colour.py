@@ -16,7 +16,7 @@ import numpy as np
 from oldphoto.arrays import Floats, Mask, Pixels
 from oldphoto.files.colour import bands, from_light, light_of
 from oldphoto.machine.memory import limit, line
-from oldphoto.stages.fading import figures, monochrome
+from oldphoto.stages.fading import MONOCHROME, small_copy, spread_of_colour
 from oldphoto.stages.stage import Case, Clock, Plain, State
 from oldphoto.weights.sets import Role
 
@@ -107,7 +107,7 @@ def has_no_colour(pixels: Pixels, mask: Mask | None) -> bool:
     """Whether a photo is monochrome, toned or not. mask: (H, W), True = damaged, which does not count."""
     if mask is not None and mask.all():
         mask = None
-    return bool(monochrome(figures(pixels, mask)[None])[0])
+    return spread_of_colour(small_copy(pixels, mask)) < MONOCHROME
 
 
 # Grey (h, w) in [0, 1] -> a* and b* (2, h', w'), of any smaller size.
@@ -144,8 +144,8 @@ def as_published(net: DeOldify, device: torch.device, side: int) -> Colourist:
         way = cv2.INTER_AREA if side < min(grey.shape) else cv2.INTER_LINEAR
         seen = np.asarray(cv2.resize(grey, (side, side), interpolation=way), np.float32)
         made = painted(net, torch.from_numpy(seen)[None, None].to(device))[0].cpu().numpy()
-        lab = np.asarray(cv2.cvtColor(np.ascontiguousarray(made.transpose(1, 2, 0)), cv2.COLOR_RGB2LAB))
-        ab: Floats = lab[..., 1:].transpose(2, 0, 1)
+        lab = cv2.cvtColor(np.ascontiguousarray(made.transpose(1, 2, 0)), cv2.COLOR_RGB2LAB)
+        ab: Floats = np.asarray(lab, np.float32)[..., 1:].transpose(2, 0, 1)
         return ab
 
     return colourist
@@ -192,12 +192,12 @@ def _joined(pixels: Pixels, colourist: Colourist) -> Callable[[Floats, slice], F
     height, width = pixels.shape[:2]
     shrink = min(1.0, FINER * SHORT_SIDE / min(height, width), FINER * LONG_SIDE / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    copy = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    copy = cast("Pixels", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     luminance = (light_of(copy) @ TO_XYZ[1].astype(np.float32)).clip(0.0, 1.0)
     grey = from_light(luminance, np.uint16).astype(np.float32) / np.float32(65535)
     guide = lightness(luminance)
     ab = np.ascontiguousarray(colourist(grey).transpose(1, 2, 0))
-    plane = fitted(guide, np.asarray(cv2.resize(ab, size, interpolation=cv2.INTER_LINEAR)))
+    plane = fitted(guide, np.asarray(cv2.resize(ab, size, interpolation=cv2.INTER_LINEAR), np.float32))
 
     def join(luminance: Floats, rows: slice) -> Floats:
         top = rows.start
@@ -226,7 +226,7 @@ def fitted(guide: Floats, ab: Floats) -> _Plane:
     variance = (mean(guide * guide) - middle * middle)[..., None]
     together = mean(guide[..., None] * ab) - middle[..., None] * colour
     slope = together / (np.maximum(variance, 0.0) + np.float32(SMOOTH**2))
-    return _Plane(mean(slope), mean(np.asarray(colour - slope * middle[..., None], np.float32)))
+    return _Plane(mean(np.asarray(slope, np.float32)), mean(np.asarray(colour - slope * middle[..., None], np.float32)))
 
 
 def _light(luminance: Floats, ab: Floats) -> Floats:

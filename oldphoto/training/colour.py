@@ -145,7 +145,7 @@ class ColourStage(Stage):
         truth, ab = batch["truth"], batch["ab"]
         lab = torch.stack([_lab(one) for one in truth])
         made, shape = [], truth.shape[-2:]
-        for grey in batch["grey"].split(8):
+        for grey in torch.split(batch["grey"], 8):
             made.append(colours(net(grey), TEMPERATURE))
         ours = torch.cat(made)
         full = F.interpolate(ours, size=shape, mode="bilinear", align_corners=False)

@@ -80,12 +80,12 @@ def test_light_there_and_back_is_the_same() -> None:
     fine = np.arange(65536, dtype=np.uint16)
     assert np.abs(from_light(light_of(fine), np.uint16).astype(int) - fine).max() <= 1
     middle = of(np.full((1, 1, 3), 119, np.uint8))[0, 0, 0]
-    assert 100 * float(lightness(light_of(np.uint8([119])))[0]) == pytest.approx(middle, abs=0.01)
+    assert 100 * float(lightness(light_of(np.array([119], np.uint8)))[0]) == pytest.approx(middle, abs=0.01)
 
 
 def test_what_srgb_cannot_show_comes_nearer_to_grey() -> None:
-    luminance = np.float32([0.5])
-    light = np.float32([[1.5, 0.3, -0.2]])
+    luminance = np.array([0.5], np.float32)
+    light = np.array([[1.5, 0.3, -0.2]], np.float32)
     made = within(light, luminance)
     assert made.min() >= -1e-6
     assert made.max() <= 1 + 1e-6

@@ -17,6 +17,7 @@ from oldphoto.models.loading import load_compact, save_compact
 from oldphoto.training import base, colour
 from oldphoto.training.ageing import Dice
 from oldphoto.training.base import Folders, Recipe
+from oldphoto.training.perceptual import features
 from oldphoto.training.train import train
 
 CPU = torch.device("cpu")
@@ -65,11 +66,11 @@ def test_a_certain_network_gives_one_colour_and_a_low_temperature_the_likelier_o
 
 def test_a_plate_that_sees_blue_alone_has_dark_lips_and_a_white_sky() -> None:
     photo = np.array([[[0.8, 0.3, 0.3], [0.4, 0.6, 0.95]]], np.float32)
-    blue, eye = (colour.grey_of(photo, np.float32(colour.PLATES[k])) for k in (0, 3))
+    blue, eye = (colour.grey_of(photo, np.array(colour.PLATES[k], np.float32)) for k in (0, 3))
     assert blue[0, 0] < eye[0, 0] - 0.1
     assert blue[0, 1] > eye[0, 1] + 0.1
     grey = np.full((1, 1, 3), 0.37, np.float32)
-    assert colour.grey_of(grey, np.float32(colour.PLATES[1]))[0, 0] == pytest.approx(0.37, abs=1e-4)
+    assert colour.grey_of(grey, np.array(colour.PLATES[1], np.float32))[0, 0] == pytest.approx(0.37, abs=1e-4)
 
 
 def test_the_network_is_saved_and_gives_a_fourth_of_the_size(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_what_is_settled_stays_and_the_rest_learns(data: Path, tmp_path: Path) -
     assert {"away", "chroma", "perceptual"} <= rows[-1].keys()
     net = load_compact(files[0])
     assert isinstance(net, ColourNet)
-    state = colour.features(CPU).state_dict()
+    state = features(CPU).state_dict()
     first, last = "_conv_stem.weight", "_blocks.15._project_conv.weight"
     assert torch.equal(net.encoder.state_dict()[first], state[first].half().float())
     assert not torch.equal(net.encoder.state_dict()[last], state[last].half().float())

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oldphoto.errors import UsageError
+from oldphoto.models.efficient_net import LEVELS
 from oldphoto.training import perceptual
 from oldphoto.training.perceptual import Features
 
@@ -47,7 +48,7 @@ def test_the_last_features_are_those_of_another_implementation(features: Feature
     net = other.EfficientNet.from_name("efficientnet-lite0").eval()
     net.load_state_dict(torch.load(path, weights_only=True))
     seen: list[Tensor] = []
-    for number in perceptual.LEVELS:
+    for number in LEVELS:
         net._blocks[number].register_forward_hook(lambda _module, _given, made: seen.append(made))
     x = picture(224)  # the side that its padding is made for
     with torch.inference_mode():
