@@ -18,6 +18,7 @@ SMALL = {
     "stages/changes.py": "is shared by stages that may not import one another",
     "stages/translation.py": "is a stage; the work is done in models/translating.py",
     "training/pairs.py": "is the command `degrade`",
+    "training/perceptual.py": "is the measure that trainings and benchmarks share",
 }
 # Lines that these may have, and why they are not cut.
 LARGE = {

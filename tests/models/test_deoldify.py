@@ -72,9 +72,10 @@ def test_its_pictures_are_the_published_ones(net: DeOldify, folder: Path, name: 
     yuv = cv2.cvtColor(raw, cv2.COLOR_RGB2YUV)
     yuv[..., 0] = cv2.cvtColor(original, cv2.COLOR_RGB2YUV)[..., 0]
     result = cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB)
-    away = np.abs(result.astype(int) - picture("result"))
-    assert away.max() <= 3  # one level of the square, in both of 8 bits' colours
-    assert (away > 0).mean() < 0.002
+    # One level of the small picture, which Pillow's own resizing makes of the stored square of `grey_rf7`, is up to
+    # three of the result: its colours are of 8 bits.
+    assert np.abs(raw.astype(int) - picture("raw")).max() <= 1
+    assert np.abs(result.astype(int) - picture("result")).max() <= (3 if name == "grey_rf7" else 2)
 
 
 def test_a_weight_norm_is_the_length_of_each_row() -> None:
