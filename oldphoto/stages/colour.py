@@ -16,7 +16,7 @@ import numpy as np
 from oldphoto.arrays import Floats, Mask, Pixels
 from oldphoto.files.colour import bands, from_light, light_of
 from oldphoto.machine.memory import limit, line
-from oldphoto.stages.fading import MONOCHROME, small_copy, spread_of_colour
+from oldphoto.stages.fading import MONOCHROME, lab, small_copy, spread_of_colour
 from oldphoto.stages.stage import Case, Clock, Plain, State
 from oldphoto.weights.sets import Role
 
@@ -105,9 +105,7 @@ def square(case: Case) -> int:
 
 def has_no_colour(pixels: Pixels, mask: Mask | None) -> bool:
     """Whether a photo is monochrome, toned or not. mask: (H, W), True = damaged, which does not count."""
-    if mask is not None and mask.all():
-        mask = None
-    return spread_of_colour(small_copy(pixels, mask)) < MONOCHROME
+    return spread_of_colour(lab(small_copy(pixels, mask))) < MONOCHROME
 
 
 # Grey (h, w) in [0, 1] -> a* and b* (2, h', w'), of any smaller size.

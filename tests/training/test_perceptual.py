@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oldphoto.errors import UsageError
-from oldphoto.models.efficient_net import LEVELS
+from oldphoto.models.efficientnet import LEVELS
 from oldphoto.training import perceptual
 from oldphoto.training.perceptual import Features
 
