@@ -54,9 +54,13 @@ class ColourNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1] -> (N, NODES, H/4, W/4) logits, those of one a* after each other."""
-        found = self.encoder(x.expand(-1, 3, -1, -1))
-        logits: Tensor = self.last(self.decoded([found[level] for level in LEVELS]))
+        logits: Tensor = self.last(self.decoded(self.seen(x)))
         return logits
+
+    def seen(self, x: Tensor) -> list[Tensor]:
+        """Show the photo to the encoder: (N, 1, H, W) in [0, 1] -> its results at 1/2 to 1/32 of the size."""
+        found = self.encoder(x.expand(-1, 3, -1, -1))
+        return [found[level] for level in LEVELS]
 
     def decoded(self, levels: list[Tensor]) -> Tensor:
         """The encoder's levels -> (N, widths[-1], H/4, W/4), of which the last layer makes logits."""

@@ -8,6 +8,7 @@ STAGE_NAMES = {
     "compact": (
         "landmarks",
         "damage",
+        "colour",
         "rebuild-distil",
         "rebuild",
         "old-vae",

@@ -125,7 +125,7 @@ class ColourStage(Stage):
         """Cross entropy, rare colours counting for more, and the distance of the distribution's mean to the truth."""
         net = self.nets["colour_net"]
         assert isinstance(net, ColourNet)
-        made = net.decoded(net.encoder(batch["grey"].expand(-1, 3, -1, -1)))
+        made = net.decoded(net.seen(batch["grey"]))
         # Of each four cells one: neighbours say the same, and the last layer has the most to compute.
         down, across = (int(torch.randint(2, ())) for _ in range(2))
         logits = net.last(made[..., down::2, across::2]).float()

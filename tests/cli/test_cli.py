@@ -874,8 +874,8 @@ def test_every_choice_has_its_flag_and_its_panel() -> None:
 def test_flags_become_the_choices_that_they_name() -> None:
     given = dict.fromkeys(inspect.signature(with_flags(Options, RunRequest)(lambda **given: None)).parameters)
     given |= {"hr": False, "keep_blur": True, "only_face": [2, 1], "max_memory": "2GB", "min_face": 7}
-    given |= {"faces": True, "with_scratch": False, "only_damaged": False}
-    enums = {"look": "faithful", "face_detector": "cnn", "face_size": "512", "upscale": "4"}
+    given |= {"faces": True, "with_scratch": False, "only_damaged": False, "colour_strength": 1.0}
+    enums = {"look": "faithful", "face_detector": "cnn", "face_size": "512", "upscale": "4", "colorize": "off"}
     chosen = from_flags(Options, given | {name: SimpleNamespace(value=value) for name, value in enums.items()})
     assert chosen == Options(
         hr="off",

@@ -25,7 +25,7 @@ LARGE = {
     "files/image.py": (480, "is the only door to reading and writing; each format has a room of its own below it"),
     "files/tiff.py": (470, "is one format, whose tags are told from one another in one place"),
     "files/tiff_blocks.py": (480, "is one format's ways to store samples, which share their tables"),
-    "records/manifest.py": (480, "has the types of a record beside what writes and checks them"),
+    "records/manifest.py": (500, "has the types of a record beside what writes and checks them"),
     "records/report.py": (410, "fills one page; its style and script are files of their own"),
     "runs/batch.py": (660, "is still to be cut: the loop, one photo, resuming, and the building of records"),
     "training/damage.py": (480, "teaches one network: its samples, its loss and its score are read together"),
