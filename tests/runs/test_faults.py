@@ -203,7 +203,8 @@ def test_no_output_takes_the_place_of_another_file_of_the_run(folder: Path, own:
     if there:
         (folder / own).parent.mkdir(parents=True)
         (folder / own).write_text("{}")
-    more: dict[str, Any] = {"save_masks": folder / "masks", "save_faces": folder / "faces", "existing": "overwrite"}
+    beside = planning.Beside(save_masks=folder / "masks", save_faces=folder / "faces")
+    more: dict[str, Any] = {"beside": beside, "existing": "overwrite"}
     with pytest.raises(RefusedOverwriteError, match="the manifest"):
         planning.plan([str(folder / "in")], str(folder / "out"), own={folder / own: "the manifest"}, **more)
     planning.plan([str(folder / "in")], str(folder / "out"), own={folder / "out/run.jsonl": "the manifest"}, **more)

@@ -52,7 +52,9 @@ def with_all(photo: Photo, mask: Any) -> Any:
 
 def beside(folder: Path) -> dict[str, Any]:
     """Options that write more files than outputs."""
-    return {"compare": True, "save_masks": folder / "masks", "save_faces": folder / "faces"}
+    return {
+        "beside": planning.Beside(save_masks=folder / "masks", save_faces=folder / "faces", compare=True),
+    }
 
 
 def all_files(folder: Path) -> list[str]:
@@ -150,7 +152,10 @@ def test_other_options_or_weights_restore_all_again(done: Path, now: Setting, wh
 def test_another_mask_restores_the_photo_again(folder: Path) -> None:
     for name in NAMES:
         draw(folder / "masks" / name)
-    masks: dict[str, Any] = {"masks": folder / "masks", "save_masks": folder / "saved"}
+    masks: dict[str, Any] = {
+        "masks": folder / "masks",
+        "beside": planning.Beside(save_masks=folder / "saved"),
+    }
     assert go_on(folder, **masks) == list(NAMES)
     assert go_on(folder, **masks) == []
     draw(folder / "masks/a.png", colour=250)
