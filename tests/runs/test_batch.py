@@ -819,7 +819,8 @@ def test_the_quality_of_lossy_outputs(album: Path) -> None:
         assert outcome.record["options"]["quality"] == quality
         sizes.append((album / f"out{quality}/a.jpg").stat().st_size)
     assert sizes[0] < sizes[1] < sizes[2]
-    assert sizes[1] == pytest.approx((album / "in/a.jpg").stat().st_size, rel=0.3)
+    # The XMP says what was done in 1.7 kB more.
+    assert sizes[1] - 1700 == pytest.approx((album / "in/a.jpg").stat().st_size, rel=0.1)
 
 
 @pytest.mark.parametrize(
