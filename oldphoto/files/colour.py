@@ -317,7 +317,10 @@ def _inverted(table: Floats) -> Floats:
 
 def cmyk_to_rgb(inks: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
     """(H, W, 4), 255 = full ink -> (H, W, 3) sRGB, by the profile or, without one, by how inks cover light."""
-    return _through(inks, "CMYK", "RGB", icc)
+    out = np.empty((*inks.shape[:2], 3), np.uint8)
+    for rows in bands(inks):
+        out[rows] = _through(inks[rows], "CMYK", "RGB", icc)
+    return out
 
 
 def rgb_to_cmyk(after: NDArray[np.uint8], inks: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
@@ -325,11 +328,15 @@ def rgb_to_cmyk(after: NDArray[np.uint8], inks: NDArray[np.uint8], icc: bytes | 
 
     As in from_srgb, the separation of what changed little is that of the original.
     """
-    before = cmyk_to_rgb(inks, icc)
-    beyond = inks - _through(before, "RGB", "CMYK", icc).astype(np.float32)
-    change = np.abs(after.astype(np.float32) - before).max(axis=2, keepdims=True) / 255
-    kept = _through(after, "RGB", "CMYK", icc) + beyond * np.maximum(0, 1 - change / np.float32(_NEW_COLOUR))
-    return cast("NDArray[np.uint8]", np.rint(kept).clip(0, 255).astype(np.uint8))
+    out = np.empty_like(inks)
+    for rows in bands(inks):
+        before = _through(inks[rows], "CMYK", "RGB", icc)
+        beyond = inks[rows] - _through(before, "RGB", "CMYK", icc).astype(np.float32)
+        change = np.abs(after[rows].astype(np.float32) - before).max(axis=2, keepdims=True) / 255
+        kept = _through(after[rows], "RGB", "CMYK", icc)
+        kept = kept + beyond * np.maximum(0, 1 - change / np.float32(_NEW_COLOUR))
+        out[rows] = np.rint(kept).clip(0, 255)
+    return out
 
 
 def _through(samples: NDArray[np.uint8], source: str, target: str, icc: bytes | None) -> NDArray[np.uint8]:

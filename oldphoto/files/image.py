@@ -18,7 +18,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -27,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oldphoto.errors import BadImageError, FileAccessError, RefusedOverwriteError, UsageError
-from oldphoto.files.colour import Pixels
+from oldphoto.files.colour import Pixels, bands
 from oldphoto.files.decoding import Limits, TooLargeError, as_bad_image, quiet
 from oldphoto.files.exif import Tiff, has_maker_note
 from oldphoto.files.heif import read_avif, read_heic, why_not_written, write_avif, write_heic
-from oldphoto.files.jpeg2000 import CODESTREAM, read_jpeg2000, write_jpeg2000
+from oldphoto.files.jpeg2000 import CODESTREAM, bytes_to_write, read_jpeg2000, write_jpeg2000
 from oldphoto.files.netpbm import read_pnm, write_pnm
 from oldphoto.files.photo import FORMATS, Format, Metadata, Photo
 from oldphoto.files.plugins import read_bmp, read_jpeg, read_webp, write_bmp, write_jpeg, write_webp
@@ -60,6 +59,7 @@ __all__ = [
     "write_masks",
     "write_pages",
     "write_photo",
+    "writing_bytes",
 ]
 
 # A 10 x 8 inch original scanned at 2400 dpi has 461 million pixels.
@@ -327,6 +327,28 @@ def not_held(photo: Photo, format: Format) -> list[str]:
     ]
 
 
+def writing_bytes(photo: Photo, format: Format, scale: int = 1) -> int:
+    """The most memory in bytes that writing takes beside the photo itself, which is `scale` times larger by then."""
+    count = 4 if photo.inks is not None else (1 if photo.grey else 3) + (photo.alpha is not None)
+    return int(photo.width * photo.height * scale * scale * _WRITTEN[format](count, photo)) + _WHILE_WRITING
+
+
+# Bands, strips and their compression.
+_WHILE_WRITING = 64 << 20
+# Bytes for each pixel of so many channels: libraries hold the picture as they want it, and what they make of it.
+_WRITTEN: dict[Format, Callable[[int, Photo], float]] = {
+    "PNG": lambda count, photo: 0,
+    "TIFF": lambda count, photo: 4 if photo.inks is not None else 0,
+    "PPM": lambda count, photo: 0,
+    "BMP": lambda count, photo: 3 if count == 1 else 8,
+    "JPEG": lambda count, photo: {1: 3, 3: 7}.get(count, 13),
+    "WEBP": lambda count, photo: 56 if count in (2, 4) or photo.metadata.webp_lossless else 20,
+    "JPEG2000": lambda count, photo: bytes_to_write(count, photo),
+    "AVIF": lambda count, photo: 60,
+    "HEIC": lambda count, photo: 60,
+}
+
+
 def _all_but(*formats: Format) -> tuple[Format, ...]:
     return tuple(format for format in FORMATS if format not in formats)
 
@@ -348,12 +370,17 @@ def same_format(one: str, other: str) -> bool:
 
 
 def read_mask(
-    path: str | os.PathLike[str] | bytes, size: tuple[int, int], *, page: int = 0, pages: int = 1
+    path: str | os.PathLike[str] | bytes,
+    size: tuple[int, int],
+    *,
+    page: int = 0,
+    pages: int = 1,
+    admit: Callable[[int], None] = lambda size: None,
 ) -> NDArray[np.bool_]:
     """A damage mask as (H, W) bool, True = damaged: the bright half of any picture, and opaque where it has alpha.
 
     size: (width, height) of the photo. page, pages: which page of how many the photo is; the mask has as many.
-    Another size or number is a BadImageError. Other errors as in read_photo.
+    admit: as in read_pages. Another size or number is a BadImageError. Other errors as in read_photo.
     """
     name = "the mask" if isinstance(path, bytes) else f"mask {Path(path).name}"
 
@@ -362,7 +389,7 @@ def read_mask(
         return BadImageError(text, "a mask has exactly its photo's size")
 
     try:
-        photo = next(read_pages(path, max_pixels=size[0] * size[1], only=page))
+        photo = next(read_pages(path, max_pixels=size[0] * size[1], admit=admit, only=page))
     except TooLargeError as error:  # not worth decoding to say so
         raise another_size(*error.size) from error
     if photo.metadata.pages != pages:
@@ -372,8 +399,12 @@ def read_mask(
         raise another_size(photo.width, photo.height)
     half = 1 << (photo.depth - 1)
     weights = np.array([299, 587, 114], dtype=np.uint32)  # Rec. 601 luma in thousandths, exact in integers
-    mask: NDArray[np.bool_] = photo.pixels @ weights >= half * 1000
-    return mask if photo.alpha is None else mask & (photo.alpha >= half)
+    mask = np.empty((photo.height, photo.width), np.bool_)
+    for rows in bands(photo.pixels):
+        mask[rows] = photo.pixels[rows] @ weights >= half * 1000
+        if photo.alpha is not None:
+            mask[rows] &= photo.alpha[rows] >= half
+    return mask
 
 
 def write_mask(mask: NDArray[np.bool_], path: str | os.PathLike[str]) -> None:
@@ -383,10 +414,13 @@ def write_mask(mask: NDArray[np.bool_], path: str | os.PathLike[str]) -> None:
 
 def write_masks(masks: Sequence[NDArray[np.bool_]], path: str | os.PathLike[str]) -> None:
     """As write_mask, but several masks become the pages of a TIFF."""
-    photos = [Photo.from_array(mask.astype(np.uint8) * np.uint8(255)) for mask in masks]
-    if len(photos) > 1:
-        photos = [replace(photo, metadata=replace(photo.metadata, pages=len(photos))) for photo in photos]
-    write_pages(photos, path, format="png" if len(photos) == 1 else "tif")
+    metadata = Metadata(mode="L", pages=len(masks))
+    # In turn, and each with one channel that is seen three times: as a photo a mask would take five times its bytes.
+    photos = (
+        Photo(np.broadcast_to((mask * np.uint8(255))[..., None], (*mask.shape, 3)), grey=True, metadata=metadata)
+        for mask in masks
+    )
+    write_pages(photos, path, format="png" if len(masks) == 1 else "tif")
 
 
 def _load(path: Path, admit: Callable[[int], None]) -> bytes:

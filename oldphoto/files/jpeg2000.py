@@ -180,6 +180,24 @@ def _ratio(stream: bytes, size: int) -> float | None:
     return size / len(stream) if stream[at + 13] == 0 else None
 
 
+def bytes_to_write(count: int, photo: Photo) -> float:
+    """The most memory that writing takes for each pixel of so many channels."""
+    deep = photo.depth == 16
+    if not _in_tiles(photo.width, photo.height, photo.metadata.jpeg2000_ratio, deep=deep and count > 1):
+        return 17 * count
+    return 2 + 5 * max(1, count)  # Pillow's picture, ours in its order, and the stream
+
+
+def _in_tiles(width: int, height: int, ratio: float | None, *, deep: bool) -> bool:
+    """Whether a photo is coded tile by tile: a large one, without loss. A lossy one has its bytes where its detail is,
+    which tiles, all of one size, would take from it; 16-bit colours are coded by libraries that know no tiles."""
+    return ratio is None and not deep and width * height > _TILE**2 * 4
+
+
+# Pixels a side of a tile.
+_TILE = 1024
+
+
 def write_jpeg2000(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
     """A JP2 file, lossless unless the source was lossy: then as many times smaller than its pixels as that."""
     metadata = photo.metadata
@@ -229,8 +247,12 @@ def _encoded(samples: Pixels, ratio: float | None) -> bytes:
         thousandths = 1000 if ratio is None else max(1, min(1000, round(1000 / ratio)))
         return cv2.imencode(".jp2", order, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, thousandths])[1].tobytes()
     content = BytesIO()
-    lossy = {} if ratio is None else {"irreversible": True, "quality_mode": "rates", "quality_layers": [ratio]}
-    Image.fromarray(samples[..., 0] if count == 1 else samples).save(content, "JPEG2000", mct=int(count >= 3), **lossy)
+    options: dict[str, Any] = {"mct": int(count >= 3)}
+    if ratio is not None:
+        options |= {"irreversible": True, "quality_mode": "rates", "quality_layers": [ratio]}
+    if _in_tiles(samples.shape[1], samples.shape[0], ratio, deep=False):
+        options["tile_size"] = (_TILE, _TILE)
+    Image.fromarray(samples[..., 0] if count == 1 else samples).save(content, "JPEG2000", **options)
     return content.getvalue()
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL.PpmImagePlugin import PpmImageFile
 
 from oldphoto.errors import BadImageError
+from oldphoto.files.colour import bands
 from oldphoto.files.decoding import Limits
 from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
 
@@ -57,5 +58,6 @@ def write_pnm(photo: Photo, handle: BinaryIO, quality: int | None) -> None:
     """P5 or P6; there is no place for metadata."""
     top = (1 << photo.depth) - 1
     handle.write(f"P{5 if photo.grey else 6}\n{photo.width} {photo.height}\n{top}\n".encode())
-    samples = samples_of(photo, slice(None))
-    handle.write(np.ascontiguousarray(samples, dtype=samples.dtype.newbyteorder(">")).data)
+    for rows in bands(photo.pixels):
+        samples = samples_of(photo, rows)
+        handle.write(np.ascontiguousarray(samples, dtype=samples.dtype.newbyteorder(">")).data)

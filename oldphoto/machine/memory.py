@@ -203,6 +203,23 @@ class Line:
             with self._lock:
                 self._needs.pop(place, None)
 
+    @contextmanager
+    def writing(self, need: int, most: int) -> Iterator[None]:
+        """Count a photo that is done among those in work while it is written, which takes `need` bytes more.
+
+        It waits until these fit beside the photos in work, but not in the line: who stands there may wait for what this
+        photo holds.
+        """
+        place = Place()
+        while self._fit(place, need, most) is None:
+            time.sleep(self.LOOK_SECONDS)
+        try:
+            self.make_room(need)
+            yield
+        finally:
+            with self._lock:
+                self._needs.pop(place, None)
+
     def _fit(self, place: Place, need: int, most: int) -> int | None:
         """Admit a photo if there is memory for it, and say how many such photos fit; None where there is none."""
         with self._lock:
@@ -239,6 +256,20 @@ def admit_reading(chosen: int | None, need: int) -> None:
     chosen: what the user allows this process. Raises OutOfMemoryError where that, or else all there is, is not enough.
     """
     line.wait_for(need, limit(chosen), resident() + available() if chosen is None else chosen)
+
+
+def foresee_writing(chosen: int | None, need: int, format: str) -> None:
+    """Raise OutOfMemoryError where a photo, once restored, could not be written: before its restoration.
+
+    chosen: what the user allows this process; None for whatever there is. need: bytes that the restored photo and
+    writing it take, beside what is held now. format: which it is written in.
+    """
+    if chosen is None or line.held() + need <= chosen:
+        return
+    give_back()
+    if (whole := line.held() + need) > chosen:
+        text = f"writing it as {format} takes {gigabytes(whole)} of memory, more than the {gigabytes(chosen)} allowed"
+        raise OutOfMemoryError(text, f"give --max-memory {gigabytes(whole)} or more, or write a .tif file instead")
 
 
 def ran_out(error: BaseException) -> bool:

@@ -41,9 +41,11 @@ from oldphoto.files.image import (
     write_masks,
     write_pages,
     write_photo,
+    writing_bytes,
 )
+from oldphoto.files.photo import Format
 from oldphoto.machine.disk import exists
-from oldphoto.machine.memory import admit_reading, line, out_of_memory, ran_out
+from oldphoto.machine.memory import admit_reading, foresee_writing, limit, line, out_of_memory, ran_out
 from oldphoto.machine.workers import Flight
 from oldphoto.options import Options
 from oldphoto.records.manifest import (
@@ -434,18 +436,14 @@ def restore_file(
             size, pages = (photo.width, photo.height), photo.metadata.pages
             mask = None
             if planned.mask is not None:
-                mask = read_mask(planned.mask, size, page=page, pages=pages)
+                mask = read_mask(planned.mask, size, page=page, pages=pages, admit=admit)
                 record["mask"] = record["mask"] or file_facts(planned.mask)
             model = _model_facts(setting, size, mask is not None)
             earlier_weights = {} if record["model"] is None else record["model"]["weights"]
             record["model"] = {**model, "weights": earlier_weights | model["weights"]}
             # No minutes of work for what cannot be written in the end.
-            format = output_format(photo, planned.target)
-            record["warnings"] += [line for line in not_held(photo, format) if line not in record["warnings"]]
-            if pages > 1 and format != "TIFF":
-                raise UsageError(
-                    f"{planned.target.name}: {format} holds one picture, the photo has {pages} pages", _TO_TIFF
-                )
+            shown = planned.comparison is not None or look_room is not None
+            format, writing_takes = _written_as(photo, planned, record, setting.options, shown=shown)
             for target in (planned.target, planned.mask_target, planned.faces_target):
                 if target is not None:
                     _make_folder(target.parent)
@@ -469,16 +467,17 @@ def restore_file(
             if result.generated or record["source_type"] is None:
                 record["source_type"] = GENERATED if result.generated else ENHANCED
             writing = time.perf_counter()
-            # The photo is placed last: where the photo exists, all that belongs to it does.
-            if planned.faces_target is not None:
-                for face in result.faces:
-                    _write_crops(face, planned, earlier, beside)
-            if page == 0:
-                if planned.comparison is not None:
-                    write_comparison(photo, result.photo, beside.hidden(planned.comparison))
-                look = None if look_room is None else look_at(photo, result.photo, result.mask, room=look_room)
-            source_type = GENERATED if result.generated else ENHANCED
-            yield _marked(result.photo, planned.target, record, source_type) if setting.provenance else result.photo
+            with line.writing(writing_takes, limit(setting.options.max_memory)):
+                # The photo is placed last: where the photo exists, all that belongs to it does.
+                if planned.faces_target is not None:
+                    for face in result.faces:
+                        _write_crops(face, planned, earlier, beside)
+                if page == 0:
+                    if planned.comparison is not None:
+                        write_comparison(photo, result.photo, beside.hidden(planned.comparison))
+                    look = None if look_room is None else look_at(photo, result.photo, result.mask, room=look_room)
+                source_type = GENERATED if result.generated else ENHANCED
+                yield _marked(result.photo, planned.target, record, source_type) if setting.provenance else result.photo
             reading = time.perf_counter()
             spent("write", writing)
         if planned.mask_target is not None and masks:
@@ -507,6 +506,27 @@ def restore_file(
         return Outcome(planned, record, look=look, beside=handed_out)
     finally:
         beside.drop()
+
+
+def _written_as(photo: Photo, planned: Planned, record: Record, options: Options, *, shown: bool) -> tuple[Format, int]:
+    """The format that a photo will be written in, and the bytes of memory that this takes beside the restored photo.
+
+    What is lost is added to the record's warnings. shown: before and after are shown together, too. Raises UsageError
+    and OutOfMemoryError where the photo could not be written.
+    """
+    format = output_format(photo, planned.target)
+    record["warnings"] += [line for line in not_held(photo, format) if line not in record["warnings"]]
+    if photo.metadata.pages > 1 and format != "TIFF":
+        text = f"{planned.target.name}: {format} holds one picture, the photo has {photo.metadata.pages} pages"
+        raise UsageError(text, _TO_TIFF)
+    scale = options.upscale or 1
+    takes = max(writing_bytes(photo, format, scale), _SHOWN * shown * photo.width * photo.height * scale * scale)
+    foresee_writing(options.max_memory, photo.pixels.nbytes * scale * scale + takes, format)
+    return format, takes
+
+
+# Bytes for each pixel of a photo while it is made small, to be shown.
+_SHOWN = 9
 
 
 def _doubts(photo: Photo, mask: NDArray[np.bool_]) -> Iterator[str]:

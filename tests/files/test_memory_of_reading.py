@@ -1,4 +1,4 @@
-"""What readers say that decoding takes, against what it takes."""
+"""What readers and writers say that they take of memory, against what they take."""
 
 from __future__ import annotations
 
@@ -69,3 +69,70 @@ def test_decoding_takes_no_more_than_was_asked_for(tmp_path: Path) -> None:
     too_much = {name: (asked, taken) for name, (asked, taken) in found.items() if taken > 1.1 * asked}
     assert not too_much
     assert found["deep.tif"][1] > deep.nbytes / 2  # that the measure measures
+
+
+# As MEASURE, for each way to write: the photo is read from a file, and written with other metadata.
+MEASURE_WRITING = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from oldphoto.files import image, jpeg2000, photo
+def status(name):
+    return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith(name))
+jpeg2000._TILE = 256  # what is large, in a small test
+image._WHILE_WRITING = 0  # which would hide all else
+found = {}
+for name, (source, suffix, more) in json.loads(sys.argv[2]).items():
+    one = image.read_photo(source)
+    tiny = image.Photo(one.pixels[:300, :300].copy(), one.grey, None if one.alpha is None else one.alpha[:300, :300])
+    for each in (tiny, one):  # once for what a library holds ever after
+        each = replace(each, metadata=replace(one.metadata, **more), inks=one.inks if each is one else None)
+        target = Path(sys.argv[1]) / f"out.{suffix}"
+        format = image.output_format(each, target)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = status("VmRSS:")
+        image.write_photo(each, target)
+        found[name] = image.writing_bytes(each, format), status("VmHWM:") - before
+    del each, one
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_writing_takes_no_more_than_was_said(tmp_path: Path) -> None:
+    colour = np.asarray(Image.fromarray(picture()).resize((1200, 800), Image.Resampling.BICUBIC))
+    rough = np.random.default_rng(0).integers(0, 40, colour.shape, np.uint8) + colour // 2
+    sources = {
+        "colour": Photo.from_array(rough),
+        "grey": Photo.from_array(rough[..., 0].copy()),
+        "deep": Photo.from_array(rough.astype(np.uint16) * 257),
+        "alpha": Photo(rough, alpha=rough[..., 0].copy()),
+    }
+    for name, photo in sources.items():
+        write_photo(photo, tmp_path / f"{name}.png")
+    Image.fromarray(rough).convert("CMYK").save(tmp_path / "inks.jpg")
+    ways: dict[str, tuple[str, str, dict[str, object]]] = {}
+    for name in ("colour", "grey", "alpha"):
+        for suffix in ("png", "tif", "ppm", "bmp", "jpg", "jp2", "webp"):
+            if name != "alpha" or suffix not in ("ppm", "bmp", "jpg"):
+                ways[f"{name}.{suffix}"] = str(tmp_path / f"{name}.png"), suffix, {}
+    for suffix in ("png", "tif", "ppm", "jp2"):
+        ways[f"deep.{suffix}"] = str(tmp_path / "deep.png"), suffix, {}
+    for suffix in ("jpg", "tif"):
+        ways[f"inks.{suffix}"] = str(tmp_path / "inks.jpg"), suffix, {}
+    ways["lossy.jp2"] = str(tmp_path / "colour.png"), "jp2", {"jpeg2000_ratio": 10}
+    ways["lossless.webp"] = str(tmp_path / "colour.png"), "webp", {"webp_lossless": True}
+    ways["lzw.tif"] = str(tmp_path / "deep.png"), "tif", {"tiff_compression": 5}
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE_WRITING, str(tmp_path), json.dumps(ways)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, tuple[int, int]] = json.loads(run.stdout)
+    assert len(found) == len(ways) == 26
+    bands = 64 << 20
+    too_much = {name: (said, taken) for name, (said, taken) in found.items() if taken > 1.1 * said + bands / 2}
+    print(found)
+    assert not too_much
