@@ -20,6 +20,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from oldphoto.files.image import read_pages
+from oldphoto.machine.memory import give_back
 def status(name):
     return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines()
                 if line.startswith(name))
@@ -27,6 +28,7 @@ found = {}
 for path in sys.argv[2:]:
     for name in (sys.argv[1], path):  # once for what a library holds ever after
         asked = []
+        give_back()  # what is free and kept would be taken without being seen
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS:")
         photo = next(read_pages(name, admit=asked.append))
@@ -76,7 +78,8 @@ MEASURE_WRITING = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from oldphoto.files import image, jpeg2000, photo
+from oldphoto.files import image, jpeg2000
+from oldphoto.machine.memory import give_back
 def status(name):
     return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines()
                 if line.startswith(name))
@@ -85,11 +88,12 @@ image._WHILE_WRITING = 0  # which would hide all else
 found = {}
 for name, (source, suffix, more) in json.loads(sys.argv[2]).items():
     one = image.read_photo(source)
-    tiny = image.Photo(one.pixels[:300, :300].copy(), one.grey, None if one.alpha is None else one.alpha[:300, :300])
+    tiny = image.Photo(one.pixels[:100, :100].copy(), one.grey, None if one.alpha is None else one.alpha[:100, :100])
     for each in (tiny, one):  # once for what a library holds ever after
         each = replace(each, metadata=replace(one.metadata, **more), inks=one.inks if each is one else None)
         target = Path(sys.argv[1]) / f"out.{suffix}"
         format = image.output_format(each, target)
+        give_back()
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS:")
         image.write_photo(each, target)
@@ -101,7 +105,7 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 def test_writing_takes_no_more_than_was_said(tmp_path: Path) -> None:
-    colour = np.asarray(Image.fromarray(picture()).resize((1200, 800), Image.Resampling.BICUBIC))
+    colour = np.asarray(Image.fromarray(picture()).resize((900, 600), Image.Resampling.BICUBIC))
     rough = np.random.default_rng(0).integers(0, 40, colour.shape, np.uint8) + colour // 2
     sources = {
         "colour": Photo.from_array(rough),
@@ -131,8 +135,10 @@ def test_writing_takes_no_more_than_was_said(tmp_path: Path) -> None:
         check=True,
     )
     found: dict[str, tuple[int, int]] = json.loads(run.stdout)
-    assert len(found) == len(ways) == 26
-    bands = 64 << 20
-    too_much = {name: (said, taken) for name, (said, taken) in found.items() if taken > 1.1 * said + bands / 2}
-    print(found)
-    assert not too_much
+    assert len(found) == len(ways) == 27
+    # What goes out by bands or tiles takes some memory for any photo; all else grows with it.
+    whole = [name for name in found if name.endswith((".bmp", ".jpg", ".webp")) and not name.startswith("inks")]
+    whole += ["lossy.jp2", "deep.jp2"]
+    room = {name: 1.1 * said + (1 << (20 if name in whole else 26)) for name, (said, _) in found.items()}
+    assert not {name: taken for name, taken in found.items() if taken[1] > room[name]}
+    assert found["colour.jpg"][1] > rough.nbytes / 2  # that the measure measures
