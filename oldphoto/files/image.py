@@ -342,7 +342,7 @@ _WRITTEN: dict[Format, Callable[[int, Photo], float]] = {
     "PPM": lambda count, photo: 0,
     "BMP": lambda count, photo: 3 if count == 1 else 8,
     "JPEG": lambda count, photo: {1: 3, 3: 7}.get(count, 13),
-    "WEBP": lambda count, photo: 56 if count in (2, 4) or photo.metadata.webp_lossless else 20,
+    "WEBP": lambda count, photo: 90 if count in (2, 4) or photo.metadata.webp_lossless else 20,
     "JPEG2000": lambda count, photo: bytes_to_write(count, photo),
     "AVIF": lambda count, photo: 60,
     "HEIC": lambda count, photo: 60,

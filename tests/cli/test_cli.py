@@ -25,7 +25,7 @@ from oldphoto.cli import networks
 from oldphoto.cli.flags import from_flags, with_flags
 from oldphoto.cli.progress import Verbosity
 from oldphoto.errors import ExitCode, UsageError, WeightsCorruptError, WeightsUnavailableError
-from oldphoto.files.image import Photo
+from oldphoto.files.image import Photo, hidden_name
 from oldphoto.options import Options, Panel, declared
 from oldphoto.records.manifest import Setting
 from oldphoto.runs.batch import Work
@@ -262,6 +262,17 @@ def test_nothing_left_to_do_loads_no_models(tmp_path: Path, calls: Calls) -> Non
     done = oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", "--skip-existing")
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "0 restored, 1 skipped")
     assert not calls.loads
+
+
+@pytest.mark.parametrize("choice", ["--skip-existing", "--overwrite"])
+def test_half_files_of_a_killed_run_go(tmp_path: Path, calls: Calls, choice: str) -> None:
+    draw(tmp_path / "in/a.jpg")
+    ours, others = hidden_name(tmp_path / "out/a.jpg"), hidden_name(tmp_path / "out/b.jpg")
+    for half in (ours, others):
+        half.parent.mkdir(exist_ok=True)
+        half.write_bytes(b"half")
+    assert oldphoto("restore", tmp_path / "in", "-o", tmp_path / "out", choice).exit_code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.jpg", others.name}
 
 
 def test_verbose_says_what_was_passed_over_and_how_long_it_took(tmp_path: Path, calls: Calls) -> None:

@@ -134,6 +134,21 @@ class Photo:
         self.thread.join(60)
 
 
+def test_a_photo_that_is_written_is_in_work_meanwhile(process: dict[str, int]) -> None:
+    line = Line()
+    with line.writing(3 * GB, 5 * GB):
+        reading = Photo(line, 2 * GB, 5 * GB)
+        assert not reading.admitted.wait(0.3)
+    assert reading.admitted.wait(30)
+    # And it waits for those, but not in the line: whoever stands there may wait for what it holds.
+    waiting = Photo(line, 3 * GB, 5 * GB)
+    with line.writing(1 * GB, 5 * GB):
+        assert not waiting.admitted.is_set()
+    reading.end()
+    assert waiting.admitted.wait(30)
+    waiting.end()
+
+
 def test_photos_are_in_work_as_far_as_memory_allows(process: dict[str, int]) -> None:
     line = Line()
     photos = [Photo(line, 2 * GB, 5 * GB) for _ in range(2)]

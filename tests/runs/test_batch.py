@@ -763,6 +763,46 @@ def test_a_photo_too_large_for_the_memory_allowed_is_refused_before_it_is_decode
     assert small.error is None
 
 
+def test_a_photo_that_could_not_be_written_is_refused_before_it_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 32 megapixels when it is done: 96 MB, and as a BMP, which is held whole, 256 more.
+    monkeypatch.setattr("oldphoto.files.image._WHILE_WRITING", 0)
+    monkeypatch.setattr(memory, "resident", lambda: 1_000_000_000)
+    Image.new("RGB", (2000, 1000), "gray").save(tmp_path / "a.png")
+    done: list[Photo] = []
+
+    def restore(photo: Photo, mask: Any) -> Any:
+        done.append(photo)
+        return negative(photo, mask)
+
+    setting = Setting(Options(max_memory=1_200_000_000, upscale=4), "compact", {})
+    for name in ("a.bmp", "a.tif"):
+        plan = planning.plan([str(tmp_path / "a.png")], str(tmp_path / name))
+        (outcome,) = batch.run(plan.photos, lambda: Work(restore, setting)).outcomes
+        assert bool(done) == (name == "a.tif")
+        if not done:
+            assert isinstance(outcome.error, OutOfMemoryError)
+            assert str(outcome.error) == "writing it as BMP takes 1.4GB of memory, more than the 1.2GB allowed"
+            assert "1.4GB or more" in outcome.error.advice
+    assert outcome.error is None
+
+
+def test_a_mask_too_large_for_the_memory_allowed_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "resident", lambda: 1_000_000_000)
+    draw(tmp_path / "a.png", size=(3000, 2000))
+    # As the photo, 6 megapixels, and none of them there.
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 3000, 2000, 16, 6, 0, 0, 0))
+    body = header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    setting = Setting(Options(max_memory=1_100_000_000), "compact", {})
+    plan = planning.plan([str(tmp_path / "a.png")], str(tmp_path / "out.png"), masks=tmp_path / "mask.png")
+    (outcome,) = batch.run(plan.photos, lambda: Work(negative, setting)).outcomes
+    assert isinstance(outcome.error, OutOfMemoryError)
+
+
 def test_a_bad_page_fails_the_whole_file(tmp_path: Path) -> None:
     album_of_pages(tmp_path / "a.tif", *SIZES)
 
