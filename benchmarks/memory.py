@@ -32,7 +32,6 @@ from oldphoto.machine.memory import reuse_pages
 from oldphoto.options import Options
 from oldphoto.pipeline import Restoration
 from oldphoto.records.manifest import Setting
-from oldphoto.records.xmp import merged
 from oldphoto.runs import batch, planning
 reuse_pages()
 source, target, limit = sys.argv[1], sys.argv[2], int(float(sys.argv[3]) * 1e9)
@@ -90,7 +89,7 @@ def compared(photo: Photo, format: str, megapixels: float, limits: list[float], 
     for limit in limits:
         target.unlink(missing_ok=True)
         command = [sys.executable, "-c", RUN, str(source), str(target), str(limit)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         peak, seconds, kind, text, advice = json.loads(done.stdout)
         end = f"{seconds:6.1f} s" if kind is None else f"{kind}: {text}; {advice}"
         over = peak > limit * 1e9
