@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,16 +64,24 @@ class Entry:
 Tags = dict[int, "tuple[int, int, bytes] | Tags"]
 
 
+class Content(Protocol):
+    """Bytes that are taken in parts: all at hand, or read from a file when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes | bytearray: ...
+
+
 class Tiff:
     """The directories in a TIFF file or EXIF block, classic or Big, either byte order; struct.error if cut short."""
 
-    def __init__(self, data: bytes | bytearray | mmap.mmap) -> None:
+    def __init__(self, data: Content) -> None:
         self.data = data
         marks = {b"II": "<", b"MM": ">"}
         self.order = marks.get(bytes(data[:2]), "")
         if not self.order:
             raise BadImageError("is damaged: no TIFF header")
-        (version,) = struct.unpack_from(self.order + "H", data, 2)
+        (version,) = struct.unpack(self.order + "H", data[2:4])
         self.big = version == 43
         self.slot = 8 if self.big else 4
         self.first = self.unpack("Q" if self.big else "I", 8 if self.big else 4)
@@ -82,7 +89,7 @@ class Tiff:
     def unpack(self, format: str, at: int) -> int:
         """One number at an offset."""
         self._within(at)
-        return int(struct.unpack_from(self.order + format, self.data, at)[0])
+        return int(struct.unpack(self.order + format, self.data[at : at + struct.calcsize("=" + format)])[0])
 
     def _within(self, at: int) -> None:
         # An offset of 64 bits may be more than Python takes for an index.
@@ -143,7 +150,8 @@ class Tiff:
         if entry is None or entry.type not in _NUMBER_FORMATS:
             return ()
         count = min(entry.count, MOST_NUMBERS)
-        return struct.unpack_from(f"{self.order}{count}{_NUMBER_FORMATS[entry.type]}", self.data, entry.at)
+        layout = struct.Struct(f"{self.order}{count}{_NUMBER_FORMATS[entry.type]}")
+        return layout.unpack(self.data[entry.at : entry.at + layout.size])
 
     def number(self, directory: dict[int, Entry], code: int, default: int = 0) -> int:
         """The first number of a tag."""
@@ -154,7 +162,8 @@ class Tiff:
         entry = directory.get(code)
         if entry is None or entry.type != 5:
             return ()
-        parts = struct.unpack_from(f"{self.order}{2 * min(entry.count, MOST_NUMBERS)}I", self.data, entry.at)
+        layout = struct.Struct(f"{self.order}{2 * min(entry.count, MOST_NUMBERS)}I")
+        parts = layout.unpack(self.data[entry.at : entry.at + layout.size])
         return tuple(above / below if below else 0 for above, below in zip(parts[::2], parts[1::2], strict=True))
 
     def dpi(self, directory: dict[int, Entry]) -> tuple[float, float] | None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from oldphoto.errors import BadImageError, FileAccessError, RefusedOverwriteError, UsageError
 from oldphoto.files.colour import Pixels, bands
 from oldphoto.files.decoding import Limits, TooLargeError, as_bad_image, quiet
-from oldphoto.files.exif import Tiff, has_maker_note
+from oldphoto.files.exif import Content, Tiff, has_maker_note
 from oldphoto.files.heif import read_avif, read_heic, why_not_written, write_avif, write_heic
 from oldphoto.files.jpeg2000 import CODESTREAM, bytes_to_write, read_jpeg2000, write_jpeg2000
 from oldphoto.files.netpbm import read_pnm, write_pnm
@@ -36,7 +36,7 @@ from oldphoto.files.photo import FORMATS, Format, Metadata, Photo
 from oldphoto.files.plugins import read_bmp, read_jpeg, read_webp, write_bmp, write_jpeg, write_webp
 from oldphoto.files.png import read_png, write_png
 from oldphoto.files.tiff import find_pages, read_tiff, write_tiff
-from oldphoto.machine.disk import is_folder, move, open_file, read_file, sync
+from oldphoto.machine.disk import is_folder, move, open_file, sync
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -141,25 +141,38 @@ def read_pages(
 ) -> Iterator[Photo]:
     """The photos of a file in turn, each decoded when it is asked for: a TIFF may hold more than one.
 
-    admit: is called before a file is loaded, and before each page is decoded, with the bytes of memory that takes more;
-        it returns when they may be taken. Its errors go on.
+    admit: is called before a file is loaded, which a TIFF is not, and before each page is decoded, with the bytes of
+        memory that takes more; it returns when they may be taken. Its errors go on.
     only: the page to read, counted from 0, or the last one where there are fewer; None for all.
     Other arguments and errors as in read_photo.
     """
-    if isinstance(source, bytes):
-        name, data = "the picture", source
-    else:
-        name, data = Path(source).name, _load(Path(source), admit)
     limits = Limits(max_pixels, admit)
+    if isinstance(source, bytes):
+        yield from _pages(source, "the picture", limits, only)
+        return
+    path = Path(source)
+    with _opened(path) as file:
+        content = _FileContent(file, path)
+        head = content[:_HEAD]
+        if head[:4] in _TIFF_MARKS:  # read strip by strip
+            yield from _pages(content, path.name, limits, only)
+            return
+        admit(len(content))
+        data = content[:]
+    yield from _pages(data, path.name, limits, only)
+
+
+def _pages(content: Content, name: str, limits: Limits, only: int | None) -> Iterator[Photo]:
     with quiet(), as_bad_image(name):
-        format = _format_of(data)
+        format = _format_of(bytes(content[:_HEAD]))
         if format != "TIFF":
-            photo = _READERS[format](data, limits)
+            photo = _READERS[format](bytes(content[:]), limits)
     if format != "TIFF":
         yield photo
         return
+    max_pixels = limits.max_pixels
     with as_bad_image(name):
-        tiff = Tiff(data)
+        tiff = Tiff(content)
         pages = find_pages(tiff)
         count = len(pages.offsets)
         most = None if max_pixels is None else _PAGES_AT_MOST * max_pixels
@@ -423,14 +436,37 @@ def write_masks(masks: Sequence[NDArray[np.bool_]], path: str | os.PathLike[str]
     write_pages(photos, path, format="png" if len(masks) == 1 else "tif")
 
 
-def _load(path: Path, admit: Callable[[int], None]) -> bytes:
+# What a format is told by, brands of HEIC and comments of PGM included.
+_HEAD = 512
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
         if is_folder(path):
             raise FileAccessError(f"{path} is a folder, not a picture", "name a file in it")
-        admit(path.stat().st_size)
-        return read_file(path)
+        return open_file(path)
     except OSError as error:
         raise _file_access_error("read", path, error) from error
+
+
+class _FileContent:
+    """The bytes of an open file, read when they are asked for. Raises FileAccessError where they cannot be."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._size = file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        try:
+            self._file.seek(start)
+            return self._file.read(max(0, stop - start))
+        except OSError as error:
+            raise _file_access_error("read", self._path, error) from error
 
 
 def _file_access_error(verb: str, path: Path, error: OSError) -> FileAccessError:
@@ -444,7 +480,7 @@ def _format_of(data: bytes) -> Format:
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+    if data[:4] in _TIFF_MARKS:
         return "TIFF"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from oldphoto.errors import BadImageError
-from oldphoto.files.colour import Pixels
+from oldphoto.files.colour import Pixels, bands
 from oldphoto.files.decoding import Limits, animation, no_standard_error
 from oldphoto.files.exif import exif_block, pair_or_none, settle_orientation
 from oldphoto.files.photo import Metadata, Photo, channels, samples_of, upright
@@ -28,8 +28,8 @@ def read_png(data: bytes, limits: Limits) -> Photo:
     if b"acTL" in dict(chunks):
         raise animation()
     width, height, bits, colour_type, _, _, _interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    limits.check(width, height, _pixel_bytes(bits, colour_type))
     first = dict(reversed(chunks))  # of chunks that come once, the first counts
+    limits.check(width, height, _pixel_bytes(bits, colour_type, transparent=b"tRNS" in first))
     exif, orientation = settle_orientation(exif_block(first.get(b"eXIf")))
     dpi = None
     if len(density := first.get(b"pHYs", b"")) == 9 and density[8] == 1:
@@ -63,10 +63,10 @@ def read_png(data: bytes, limits: Limits) -> Photo:
     return upright(colours, alpha, replace(metadata, mode=mode), orientation, notes)
 
 
-def _pixel_bytes(bits: int, colour_type: int) -> float:
+def _pixel_bytes(bits: int, colour_type: int, *, transparent: bool) -> float:
     """The most memory that reading takes for each pixel."""
     if bits == 16:
-        return {0: 10, 2: 14}.get(colour_type, 22)
+        return {0: 10, 2: 7}.get(colour_type, 22) if not transparent else 30
     return {0: 5.5, 2: 8.5, 3: 9.5, 4: 12.5}.get(colour_type, 13.5)
 
 
@@ -178,7 +178,10 @@ def _decode_png16(data: bytes, colour_type: int, transparent: bytes | None) -> t
         raise BadImageError("is damaged or cut short")
     samples = cast("NDArray[np.uint16]", decoded)
     colours = samples
-    if samples.ndim == 3:
+    if samples.ndim == 3 and samples.shape[2] == 3 and colour_type == 2:
+        for rows in bands(samples):  # in its place: as one piece the photo would be there twice
+            samples[rows] = samples[rows, :, ::-1].copy()
+    elif samples.ndim == 3:
         colours = samples[..., 0] if colour_type in (0, 4) else samples[..., 2::-1]
     alpha = None
     if colour_type in (4, 6):

@@ -208,7 +208,7 @@ def _pixel_bytes(layout: Layout, orientation: int) -> float:
     if orientation >= 2 and colours == 3:
         copies = 3
     block = layout.block[0] * layout.block[1] / max(1, layout.width * layout.height)
-    large = min(1.0, block) * 3 * layout.count if layout.compression != NONE else 0
+    large = min(1.0, block) * (3 if layout.compression != NONE else 2) * layout.count
     extra = 0 if layout.count == layout.colours else 5 if layout.extra[:1] == (1,) else 2
     return depth * (layout.count + max(copies + extra, large)) + 0.5
 

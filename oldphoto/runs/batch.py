@@ -554,15 +554,12 @@ def _read_whole(path: Path, facts: FileFacts, max_pixels: int | None, admit: Cal
     before = stamp(path)
     with suppress(OSError):  # read_pages says better what is wrong with the file
         facts.update(file_facts(path))
-    photos = read_pages(path, max_pixels=max_pixels, admit=admit)
-    photo: Photo | None = next(photos)  # from here on they come from memory
-    if before is None or facts["sha256"] is None or stamp(path) != before:
-        raise FileAccessError(f"{path} changed while it was read", "restore it again when it is whole")
-    assert photo is not None
-    facts.update({"format": photo.metadata.format, "width": photo.width, "height": photo.height})
-    while photo is not None:
+    for page, photo in enumerate(read_pages(path, max_pixels=max_pixels, admit=admit)):
+        if before is None or facts["sha256"] is None or stamp(path) != before:
+            raise FileAccessError(f"{path} changed while it was read", "restore it again when it is whole")
+        if page == 0:
+            facts.update({"format": photo.metadata.format, "width": photo.width, "height": photo.height})
         yield photo
-        photo = next(photos, None)
 
 
 def _marked(photo: Photo, target: Path, record: Record, source_type: str) -> Photo:

@@ -524,8 +524,9 @@ def test_reading_asks_for_room_before_it_decodes(tmp_path: Path) -> None:
         write_photo(Photo.from_array(large), path)
         asked.clear()
         next(read_pages(path, admit=asked.append))
-        assert asked[0] == path.stat().st_size
-        assert large.nbytes <= sum(asked[1:]) < 60 * 600 * 800, suffix
+        if suffix != ".tif":  # which is never in memory as a whole
+            assert asked.pop(0) == path.stat().st_size
+        assert large.nbytes <= sum(asked) < 60 * 600 * 800, suffix
 
     def refuse(size: int) -> None:
         if size > 100_000:

@@ -803,6 +803,20 @@ def test_a_mask_too_large_for_the_memory_allowed_is_refused_before_it_is_decoded
     assert isinstance(outcome.error, OutOfMemoryError)
 
 
+def test_a_file_that_changes_between_its_pages_fails(tmp_path: Path) -> None:
+    album_of_pages(tmp_path / "a.tif", *SIZES)
+
+    def restore(photo: Photo, mask: Any) -> Any:
+        os.utime(tmp_path / "a.tif", (1, 1))
+        return negative(photo, mask)
+
+    plan = planning.plan([str(tmp_path / "a.tif")], str(tmp_path / "out.tif"))
+    (outcome,) = run(plan, restore).outcomes
+    assert isinstance(outcome.error, FileAccessError)
+    assert "changed while it was read" in str(outcome.error)
+    assert not (tmp_path / "out.tif").exists()
+
+
 def test_a_bad_page_fails_the_whole_file(tmp_path: Path) -> None:
     album_of_pages(tmp_path / "a.tif", *SIZES)
 
