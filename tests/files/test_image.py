@@ -418,7 +418,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def refuse(_: Path) -> bytes:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-        monkeypatch.setattr("oldphoto.files.image.read_file", refuse)
+        monkeypatch.setattr("oldphoto.files.image.open_file", refuse)
     with pytest.raises(FileAccessError, match="Permission denied") as caught:
         read_photo(path)
     assert "permissions" in caught.value.advice
