@@ -52,7 +52,8 @@ def photo_of(megapixels: float, bits: int) -> Photo:
     width = height * 4 // 3
     grain = np.random.default_rng(0).integers(0, 6, (64, width, 3), np.uint8)
     slope = np.linspace(30, 200, width).astype(np.uint8)[None, :, None]
-    pixels: Pixels = np.empty((height, width, 3), np.uint8 if bits == 8 else np.uint16)
+    shape = height, width, 3
+    pixels: Pixels = np.empty(shape, np.uint8) if bits == 8 else np.empty(shape, np.uint16)
     for top in range(0, height, len(grain)):
         rows = grain[: height - top] + slope + np.uint8(40 * top // height)
         pixels[top : top + len(rows)] = rows if bits == 8 else rows * np.uint16(256) + 77

@@ -30,7 +30,7 @@ from oldphoto.files.colour import Pixels, bands
 from oldphoto.files.decoding import Limits, TooLargeError, as_bad_image, quiet
 from oldphoto.files.exif import Content, Tiff, has_maker_note
 from oldphoto.files.heif import read_avif, read_heic, why_not_written, write_avif, write_heic
-from oldphoto.files.jpeg2000 import CODESTREAM, bytes_to_write, read_jpeg2000, write_jpeg2000
+from oldphoto.files.jpeg2000 import CODESTREAM, bytes_to_write, larger_than_its_source, read_jpeg2000, write_jpeg2000
 from oldphoto.files.netpbm import read_pnm, write_pnm
 from oldphoto.files.photo import FORMATS, Format, Metadata, Photo
 from oldphoto.files.plugins import read_bmp, read_jpeg, read_webp, write_bmp, write_jpeg, write_webp
@@ -335,9 +335,11 @@ def not_held(photo: Photo, format: Format) -> list[str]:
         (held.dpi if held.exif is None else None, "resolution", ("PPM", "WEBP", "AVIF", "HEIC")),
         (format == "TIFF" and has_maker_note(held.exif), "maker's note in the EXIF data", ("TIFF",)),
     ]
-    return [
+    lines = [
         f"{format} has no place for the photo's {what}" for value, what, missing in lost if value and format in missing
     ]
+    larger = larger_than_its_source(photo) if format == "JPEG2000" else None
+    return lines if larger is None else [*lines, larger]
 
 
 def writing_bytes(photo: Photo, format: Format, scale: int = 1) -> int:
