@@ -261,9 +261,7 @@ def larger_than_its_source(photo: Photo) -> str | None:
     lossy_deep_colours = photo.metadata.jpeg2000_ratio is not None and photo.depth == 16 and not photo.grey
     if not lossy_deep_colours or _imagecodecs() is not None:
         return None
-    return (
-        "16-bit colours are written without loss, and larger; pip install 'oldphoto[archive]' for small files"
-    )
+    return "16-bit colours are written without loss, and larger; pip install 'oldphoto[archive]' for small files"
 
 
 def _imagecodecs() -> Any:
