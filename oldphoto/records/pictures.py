@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 
-from oldphoto.files.image import read_mask, read_photo, write_photo
+from oldphoto.files.image import read_photo, write_photo
+from oldphoto.files.masks import read_mask
 from oldphoto.files.photo import Photo
 
 # Of a comparison's two pictures, in pixels: fine enough for a large screen, small enough to be sent.

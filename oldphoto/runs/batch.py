@@ -34,15 +34,14 @@ from oldphoto.files.image import (
     hidden_name,
     not_held,
     output_format,
-    read_mask,
     read_pages,
     read_photo,
     remove_parts,
-    write_masks,
     write_pages,
     write_photo,
     writing_bytes,
 )
+from oldphoto.files.masks import read_mask, write_masks
 from oldphoto.files.photo import Format
 from oldphoto.machine.disk import exists
 from oldphoto.machine.memory import admit_reading, foresee_writing, limit, line, out_of_memory, ran_out

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from oldphoto.errors import RefusedOverwriteError, UsageError
-from oldphoto.files.image import Photo, read_photo, write_mask, write_photo
+from oldphoto.files.image import Photo, read_photo, write_photo
+from oldphoto.files.masks import write_mask
 from oldphoto.training import ageing, degrade
 from oldphoto.training.data import image_files, overlays
 

@@ -24,17 +24,8 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 
 from oldphoto.errors import BadImageError, FileAccessError, UsageError
-from oldphoto.files.image import (
-    PHOTO_SUFFIXES,
-    Metadata,
-    Photo,
-    Pixels,
-    output_format,
-    read_mask,
-    read_photo,
-    write_mask,
-    write_photo,
-)
+from oldphoto.files.image import PHOTO_SUFFIXES, Metadata, Photo, Pixels, output_format, read_photo, write_photo
+from oldphoto.files.masks import read_mask, write_mask
 from tests.pictures import (
     HEIGHT,
     IPTC,

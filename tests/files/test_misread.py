@@ -26,12 +26,12 @@ from oldphoto.files.image import (
     Photo,
     count_pages,
     not_held,
-    read_mask,
     read_pages,
     read_photo,
     write_pages,
     write_photo,
 )
+from oldphoto.files.masks import read_mask
 from tests.pictures import (
     HEIGHT,
     IPTC,

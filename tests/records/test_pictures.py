@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from oldphoto.errors import BadImageError
-from oldphoto.files.image import write_mask
+from oldphoto.files.masks import write_mask
 from oldphoto.files.photo import Photo
 from oldphoto.records.pictures import COMPARISON_SIDE, look_at, look_at_files, side_by_side, write_comparison
 

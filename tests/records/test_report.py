@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oldphoto.errors import FileAccessError, NoInputError, RefusedOverwriteError
-from oldphoto.files.image import write_mask
+from oldphoto.files.masks import write_mask
 from oldphoto.files.photo import Photo
 from oldphoto.records import manifest
 from oldphoto.records.manifest import Record, ToneFacts

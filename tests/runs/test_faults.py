@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from oldphoto.errors import FileAccessError, NoInputError, OldphotoError, RefusedOverwriteError, UsageError
-from oldphoto.files.image import write_mask
+from oldphoto.files.masks import write_mask
 from oldphoto.machine import disk
 from oldphoto.options import Options
 from oldphoto.records import manifest, report
